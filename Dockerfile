@@ -1,0 +1,55 @@
+# The DGX Spark's kernel. Build and open JupyterLab with:
+#   docker build -t lumo .
+#   docker run --gpus all --ipc=host -it --rm -p 127.0.0.1:8888:8888 -v "$PWD":/workspace/lumo lumo
+#
+# NVIDIA's image, because its torch is built for the Spark's GB10 (aarch64, sm_121, CUDA 13). 25.12 carries a 2.10
+# pre-release of torch, older than the 2.11 that lumo is tested with; a newer tag goes in with --build-arg IMAGE=...
+ARG IMAGE=nvcr.io/nvidia/pytorch:25.12-py3
+FROM ${IMAGE}
+
+WORKDIR /workspace/lumo
+
+# The image's own torch family, written down as constraints: no dependency below can then make pip replace it with a
+# build that isn't made for this GPU.
+RUN pip freeze | grep -i '^torch' | sed -E 's/ @ .*//' | while read -r name; do \
+      name="${name%%==*}"; \
+      echo "${name}==$(python -c "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))" "${name}")"; \
+    done > /opt/torch-constraints.txt && \
+    grep -q '^torch==' /opt/torch-constraints.txt
+
+# Everything of pyproject.toml's list but torch; tests/test_packaging.py compares the two.
+RUN pip install --no-cache-dir --constraint /opt/torch-constraints.txt \
+      "transformers>=5.17,<6" \
+      "peft>=0.19,<1" \
+      "tokenizers>=0.22" \
+      "safetensors>=0.7" \
+      "numpy>=2" \
+      "pillow>=11" \
+      "soundfile>=0.13" \
+      "pydantic>=2.11" \
+      "pyyaml>=6" \
+      "jaxtyping>=0.3" \
+      "webdataset>=1.0" \
+      "papermill>=2.7" \
+      "nbconvert>=7.17.1" \
+      "ipykernel>=6.30" \
+      "ipython>=9" \
+      "ipywidgets>=8.1" \
+      "matplotlib>=3.10" \
+      "jupyterlab>=4.4"
+
+# --no-deps: lumo asks for torch, and that is the image's
+COPY . .
+RUN pip install --no-cache-dir --no-deps -e .
+
+# Stops the build if anything above replaced torch after all.
+RUN python -c "import importlib.metadata as m; \
+want = dict(line.strip().split('==', 1) for line in open('/opt/torch-constraints.txt')); \
+assert m.version('torch') == want['torch'], (m.version('torch'), want['torch'])"
+
+# The notebooks ask for the kernel python3, which is this image's too; lumo-spark is its name for a JupyterLab that
+# knows several machines.
+RUN python -m ipykernel install --sys-prefix --name lumo-spark --display-name "lumo (DGX Spark)"
+
+EXPOSE 8888
+CMD ["jupyter", "lab", "--ip=0.0.0.0", "--allow-root", "--no-browser", "notebooks"]

@@ -1,0 +1,141 @@
+"""The command line: `lumo report`, `lumo run 04`, `lumo notebooks`. The same as `python -m lumo`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+GO_ON = "what is finished is kept; run the same command again to go on"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0, 1 for an expected error (one line on stderr), 2 for wrong usage, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    # a plain kill ends a run as cleanly as Ctrl-C does, and takes the kernel with it; a shell's background jobs would
+    # ignore Ctrl-C's signal
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
+    # imported here so that --help stays quick
+    from lumo.workbook.errors import is_expected, one_line
+
+    said: set[str] = set()
+    warnings.showwarning = lambda message, *_, **__: _say_once(f"warning: {message}", said)
+    try:
+        options.command(options)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {GO_ON}", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        print(one_line(error), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _say_once(line: str, said: set[str]) -> None:
+    if line not in said:
+        said.add(line)
+        print(line, file=sys.stderr)
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lumo", description="Run lumo's notebooks into dated reports.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    report = commands.add_parser("report", help="run notebooks 01 to 06 and index them; goes on where it stopped")
+    _shared_options(report)
+    report.add_argument("--fresh", action="store_true", help="begin a new folder even if the last one isn't finished")
+    report.set_defaults(command=_report)
+
+    run = commands.add_parser("run", help="run one notebook")
+    run.add_argument("notebook", help="its number or name, such as 04 or 04_stage4")
+    _shared_options(run)
+    run.add_argument("--run-dir", type=Path, help="folder to run in; else the newest unfinished one, else a new one")
+    run.set_defaults(command=_run)
+
+    commands.add_parser("notebooks", help="list the notebooks").set_defaults(command=_notebooks)
+    return parser
+
+
+def _shared_options(parser: argparse.ArgumentParser) -> None:
+    default = os.environ.get("LUMO_PROFILE") or "mini"
+    parser.add_argument("--profile", default=default, help="a name in params/, or a path to a YAML file (%(default)s)")
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KEY", "VALUE"),
+        help="change one value of the profile, as in: -p stage4.steps 10",
+    )
+
+
+def _report(options: argparse.Namespace) -> None:
+    from lumo.workbook import report
+
+    report(_profile(options), _overrides(options), options.fresh)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from lumo.params import load_profile
+    from lumo.workbook import WorkbookError, folders, run_notebook
+    from lumo.workbook.pages import duration
+    from lumo.workbook.runner import find_notebook
+
+    name, profile, overrides = find_notebook(options.notebook), _profile(options), _overrides(options)
+    resolved = load_profile(profile, overrides)
+    if options.run_dir:
+        folder = options.run_dir.expanduser().resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        folder = folders.current_folder(folders.reports_folder(), resolved.profile)
+    print(f"{name} … ", end="", flush=True)
+    with folders.only_runner(folder):
+        outcome = run_notebook(name, profile, overrides, folder)
+    if outcome.failure:
+        print("failed", flush=True)
+        raise WorkbookError(f"{name} failed{outcome.failure} · {outcome.notebook}")
+    print(f"{duration(outcome.seconds)}\npage: {outcome.page}", flush=True)
+
+
+def _notebooks(options: argparse.Namespace) -> None:
+    from lumo.workbook.runner import known_notebooks
+
+    print("\n".join(known_notebooks()))
+
+
+def _profile(options: argparse.Namespace) -> str:
+    """A path is the shell's, and the notebooks run in another folder."""
+    name = options.profile
+    return str(Path(name).expanduser().resolve()) if name.endswith((".yaml", ".yml")) else name
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    import yaml
+
+    from lumo.params import ParamsError, deep_merge, dotted
+
+    overrides: dict[str, Any] = {}
+    for key, value in options.parameters:
+        if key == "profile":
+            raise ParamsError("-p profile: the profile is chosen with --profile")
+        try:
+            overrides = deep_merge(overrides, dotted(key, yaml.safe_load(value)))
+        except yaml.YAMLError as error:
+            raise ParamsError(f"-p {key}: '{value}' is not YAML ({' '.join(str(error).split())})") from error
+    return overrides
+
+
+if __name__ == "__main__":
+    sys.exit(main())

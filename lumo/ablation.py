@@ -1,0 +1,139 @@
+"""Ablations: does the model use what it is given?
+
+Teacher-forced loss on the same targets under arms that differ in the input alone. Writing tasks: the correct prompt, another
+case's, none. Reading tasks: the correct picture or clip, another case's, code 0 everywhere, random codes. Differences are paired
+case by case, with a bootstrap interval.
+
+Axes: n token · c case.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from lumo.batches import pack
+from lumo.files import write_atomically
+from lumo.golden import partner
+from lumo.model import LumoModel
+from lumo.sequence import TokenSequence
+from lumo.shards import Sample
+from lumo.space import TokenSpace
+from lumo.tasks import TASKS, Task
+
+
+def arms(task: Task) -> tuple[str, ...]:
+    """The arms of a task, the correct one first."""
+    return ("correct", "shuffled", "empty") if task.inputs == ("text",) else ("correct", "shuffled", "zero", "noise")
+
+
+@dataclass(frozen=True)
+class CaseLosses:
+    """sums: summed loss of each case's target in nats, float64 [c]; tokens: target tokens of each case, int64 [c]."""
+
+    sums: Float[np.ndarray, "c"]
+    tokens: Int[np.ndarray, "c"]
+
+    @property
+    def mean(self) -> float:
+        """Token-weighted."""
+        return float(self.sums.sum() / self.tokens.sum())
+
+
+def replace(
+    arm: str, own: Int[np.ndarray, "n"], other: Int[np.ndarray, "n"], space: TokenSpace, rng: np.random.Generator
+) -> Int[np.ndarray, "n"]:
+    """The input ids of an arm, in the same blocks as the case's own."""
+    if arm == "correct":
+        return own
+    if arm == "shuffled":
+        return other
+    if arm == "empty":
+        return own[:0]
+    blocks = [space.blocks[index] for index in space.block_index(own)]
+    if arm == "zero":
+        return np.array([block.start for block in blocks])
+    return np.array([rng.integers(block.start, block.end) for block in blocks])
+
+
+@torch.no_grad()
+def losses(model: LumoModel, sequences: Sequence[TokenSequence], tokens_per_batch: int) -> CaseLosses:
+    """Teacher-forced losses of each sequence's target."""
+    model.eval()
+    sums, counts = torch.zeros(len(sequences), dtype=torch.float64), torch.zeros(len(sequences), dtype=torch.long)
+    start = 0
+    while start < len(sequences):
+        end, tokens = start, 0
+        while end < len(sequences) and (end == start or tokens + len(sequences[end]) <= tokens_per_batch):
+            tokens += len(sequences[end])
+            end += 1
+        batch = pack(sequences[start:end], model.space.control("<|pad_mm|>"), list(range(start, end)))
+        token_losses, cases = model.token_losses(batch)
+        sums.index_add_(0, cases.cpu(), token_losses.cpu().double())
+        counts += torch.bincount(cases.cpu(), minlength=len(sequences))
+        start = end
+    return CaseLosses(sums.numpy(), counts.numpy())
+
+
+def run(
+    task_name: str, cases: Sequence[Sample], model: LumoModel, tokens_per_batch: int, seed: int
+) -> dict[str, CaseLosses]:
+    """The losses of every arm of a task, on the same cases in the same order."""
+    task, results = TASKS[task_name], {}
+    (given,) = task.inputs
+    for arm in arms(task):
+        rng = np.random.default_rng(seed)
+        sequences = []
+        for i, case in enumerate(cases):
+            other = cases[partner(i, cases)].ids[given]
+            ids = case.ids | {given: replace(arm, case.ids[given], other, model.space, rng)}
+            sequences.append(task.sequence(ids, model.space))
+        results[arm] = losses(model, sequences, tokens_per_batch)
+    return results
+
+
+def difference(arm: CaseLosses, correct: CaseLosses, resamples: int, seed: int) -> tuple[float, float, float]:
+    """Token-weighted loss of an arm minus the correct arm's: mean, and a 95 % percentile interval over resampled cases.
+
+    Paired: each resample draws cases, and takes both arms of those cases (Efron and Tibshirani 1993, chapter 13).
+    """
+    gap = arm.sums - correct.sums
+    draws = np.random.default_rng(seed).integers(len(gap), size=(resamples, len(gap)))
+    means = gap[draws].sum(1) / correct.tokens[draws].sum(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(gap.sum() / correct.tokens.sum()), float(low), float(high)
+
+
+def figures(results: Mapping[str, CaseLosses], resamples: int, seed: int) -> dict[str, Any]:
+    """A task's numbers for `metrics.json`: each arm's loss, and `<arm>_minus_correct` as [low, high]."""
+    numbers: dict[str, Any] = {"cases": len(results["correct"].sums)} | {
+        arm: result.mean for arm, result in results.items()
+    }
+    for arm, result in results.items():
+        if arm != "correct":
+            _, low, high = difference(result, results["correct"], resamples, seed)
+            numbers[f"{arm}_minus_correct"] = [low, high]
+    return numbers
+
+
+def write(path: Path, cases: Mapping[str, Sequence[Sample]], results: Mapping[str, Mapping[str, CaseLosses]]) -> None:
+    """Every case's losses under every arm, so that other statistics need no new run."""
+    content = {
+        name: [
+            {
+                "id": case.id,
+                "tokens": int(arms_of["correct"].tokens[i]),
+                **{arm: float(r.sums[i]) for arm, r in arms_of.items()},
+            }
+            for i, case in enumerate(cases[name])
+        ]
+        for name, arms_of in results.items()
+    }
+    write_atomically(path, json.dumps(content) + "\n")

@@ -1,0 +1,74 @@
+"""Codecs: media to codes and back. One small file an adapter; `load_codecs` is the list of them.
+
+A codec is used on batches of equal size, never inside the training loop. Its card says what its codes mean and goes into
+the token space, weights hash included.
+
+Axes: b clip or picture · k codebook · t frame (audio) or cell (image).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Int
+
+from lumo.media import Audio, Image
+from lumo.params import Codecs as CodecParams
+from lumo.params import weights_folder
+
+
+class CodecError(ValueError):
+    """A codec that can't be loaded or used as asked; the message is one line."""
+
+
+class Codec(Protocol):
+    """name: the adapter's; codebooks: K; cardinality: codes in each book; frames: T of one clip or picture."""
+
+    name: str
+    codebooks: int
+    cardinality: int
+    frames: int
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the codes mean, as it stands in `token_space.json`."""
+
+    def read(self, path: Path) -> Image | Audio:
+        """Read a file as this codec wants it. Raises MediaError when it is another size or rate."""
+
+    def encode(self, media: Sequence[Image | Audio]) -> Int[np.ndarray, "b k t"]:
+        """Codes of a batch."""
+
+    def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Image | Audio]:
+        """The inverse, as far as the codec keeps it."""
+
+
+@dataclass(frozen=True)
+class CodecSet:
+    image: Codec
+    audio: Codec
+
+    def __getitem__(self, modality: str) -> Codec:
+        return {"image": self.image, "audio": self.audio}[modality]
+
+
+def weights_sha256(path: Path) -> str:
+    """SHA-256 of a weights file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_codecs(params: CodecParams) -> CodecSet:
+    """The codecs that a profile names, from their folders or from the miniature. Raises CodecError."""
+    # imported here: the protocol alone needs no torch
+    from lumo.codecs.encodec import EncodecCodec
+    from lumo.codecs.finite import FiniteCodec
+
+    image = FiniteCodec(weights_folder(params.image.path, "image_codec"))
+    audio = EncodecCodec(weights_folder(params.audio.path, "encodec"), params.audio.bandwidth_kbps, params.audio.clip_s)
+    return CodecSet(image, audio)

@@ -1,0 +1,151 @@
+"""Generation that is valid by construction.
+
+A grammar says for each step of an answer which ids may stand there. The head is computed for these rows alone, so an invalid
+token can't be chosen, whatever the logits are. Blocks are disjoint and an answer's kind is known from its prompt, so the
+grammar needs no search: the step alone tells, for a whole batch at once.
+
+Axes: b case · n token · a allowed id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from lumo.model import LumoModel
+from lumo.space import Block
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """allowed: the sets of ids that may stand in an answer; set_at(step): which of them, the end token included where an answer
+    may end; steps: the most tokens an answer has, its end token included."""
+
+    allowed: tuple[Int[np.ndarray, "a"], ...]
+    set_at: Callable[[int], int]
+    end: int
+    steps: int
+
+    def at(self, step: int) -> Int[np.ndarray, "a"]:
+        """The ids allowed at a step, counted from the first token of the answer."""
+        if not 0 <= step < self.steps:
+            raise IndexError(f"answers have at most {self.steps} tokens, asked for token {step}")
+        return self.allowed[self.set_at(step)]
+
+    def accepts(self, ids: Sequence[int]) -> bool:
+        """Whether a whole answer, end token included, is one that this grammar can give."""
+        if not 0 < len(ids) <= self.steps or ids[-1] != self.end or self.end in list(ids[:-1]):
+            return False
+        return all(token in self.at(step) for step, token in enumerate(ids))
+
+
+def text_grammar(text_ids: Int[np.ndarray, "a"], end: int, max_tokens: int) -> Grammar:
+    """Up to `max_tokens` of text, at least one, then the end token."""
+    sets = (text_ids, np.append(text_ids, end), np.array([end]))
+    return Grammar(sets, lambda step: 0 if step == 0 else 1 if step < max_tokens else 2, end, max_tokens + 1)
+
+
+def media_grammar(blocks: Sequence[Block], end: int, min_frames: int, max_frames: int) -> Grammar:
+    """Frames of one code a codebook, in order; the end token only at a frame boundary within the length policy.
+
+    >>> blocks = [Block("audio0", 10, 2), Block("audio1", 12, 2)]
+    >>> grammar = media_grammar(blocks, end=9, min_frames=1, max_frames=2)
+    >>> [grammar.at(step).tolist() for step in range(grammar.steps)]
+    [[10, 11], [12, 13], [10, 11, 9], [12, 13], [9]]
+    """
+    codebooks = len(blocks)
+    books = [np.arange(block.start, block.end) for block in blocks]
+    sets = (*books, np.append(books[0], end), np.array([end]))
+
+    def set_at(step: int) -> int:
+        frame, book = divmod(step, codebooks)
+        if book == 0 and frame == max_frames:
+            return codebooks + 1
+        return codebooks if book == 0 and frame >= min_frames else book
+
+    return Grammar(sets, set_at, end, max_frames * codebooks + 1)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """temperature 0 is greedy. seed: with the case's own number it decides every draw, whatever else is in the batch."""
+
+    temperature: float = 0.0
+    seed: int = 0
+
+
+GREEDY = Sampling()
+
+
+@torch.no_grad()
+def generate(
+    model: LumoModel,
+    prompts: Sequence[Int[np.ndarray, "n"]],
+    grammar: Grammar,
+    sampling: Sampling = GREEDY,
+    cases: Sequence[int] | None = None,
+) -> list[Int[np.ndarray, "n"]]:
+    """Answers to a batch of prompts, end tokens left off.
+
+    Prompts may differ in length: they are padded on the left, where nothing looks at the padding.
+    cases: each prompt's own number for sampling; its place in the batch if not given
+    """
+    model.eval()
+    device = model.new_rows.device
+    lengths = [len(prompt) for prompt in prompts]
+    width, count = max(lengths), len(prompts)
+    pad = model.space.control("<|pad_mm|>")
+    ids = torch.full((count, width), pad)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.from_numpy(prompt)
+    ids = ids.to(device)
+    seen = torch.zeros(count, width + grammar.steps, dtype=torch.bool, device=device)
+    for row, length in enumerate(lengths):
+        seen[row, width - length : width] = True
+    positions = (seen[:, :width].cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache()
+    heads = [model.head_rows(torch.from_numpy(allowed).to(device)) for allowed in grammar.allowed]
+    allowed = [torch.from_numpy(ids).to(device) for ids in grammar.allowed]
+    draws = [np.random.default_rng([sampling.seed, case]) for case in (range(count) if cases is None else cases)]
+    steps = torch.arange(width, device=device)
+    # [b 1 s s]; a padded step sees itself, lest softmax divide by 0
+    mask = (seen[:, None, None, :width] & (steps[:, None] >= steps[None, :])) | torch.eye(
+        width, dtype=torch.bool, device=device
+    )
+    hidden = model.hidden(ids, positions, mask, cache)[:, -1]
+    answers = torch.full((count, grammar.steps), grammar.end, device=device)
+    finished = torch.zeros(count, dtype=torch.bool, device=device)
+    next_position = torch.tensor(lengths, device=device)
+    for step in range(grammar.steps):
+        at = grammar.set_at(step)
+        choice = _choose(hidden.float() @ heads[at].T, sampling, draws)
+        token = torch.where(finished, grammar.end, allowed[at][choice])
+        answers[:, step] = token
+        finished |= token == grammar.end
+        if finished.all():
+            break
+        seen[:, width + step] = True
+        mask = seen[:, None, None, : width + step + 1]
+        hidden = model.hidden(token[:, None], next_position[:, None], mask, cache)[:, -1]
+        next_position += 1
+    return [_content(row, grammar.end) for row in answers.cpu().numpy()]
+
+
+def _choose(logits: Float[Tensor, "b a"], sampling: Sampling, draws: list[np.random.Generator]) -> Int[Tensor, "b"]:
+    # hostile logits may hold NaN or infinities: they still pick one of the allowed
+    logits = torch.nan_to_num(logits, nan=0.0, posinf=1e30, neginf=-1e30)
+    if sampling.temperature > 0:
+        noise = np.stack([rng.gumbel(size=logits.shape[1]) for rng in draws])
+        logits = logits / sampling.temperature + torch.from_numpy(noise).to(logits)
+    return logits.argmax(-1)
+
+
+def _content(answer: Int[np.ndarray, "n"], end: int) -> Int[np.ndarray, "n"]:
+    stops = np.nonzero(answer == end)[0]
+    return answer[: stops[0]] if len(stops) else answer

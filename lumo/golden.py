@@ -1,0 +1,236 @@
+"""Golden suites: a fixed set of cases a task, generated, decoded and scored.
+
+Each suite is frozen once to a file with the token space's hash, so that checkpoints are compared on the same cases. Beside what the
+model makes stand a ceiling (the true clip through the codec and back) and a floor (the answers to other cases' prompts).
+
+Axes: n token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from lumo import scores
+from lumo.datasets.manifest import inside
+from lumo.files import write_atomically
+from lumo.generation import GREEDY, Sampling, generate
+from lumo.media import Audio, Image, png_bytes, wav_bytes
+from lumo.model import LumoModel
+from lumo.shards import Sample, unit_hash
+from lumo.space import SpaceError, TokenSpace
+from lumo.tasks import TASKS
+from lumo.tokenizer import UnifiedTokenizer
+
+
+class GoldenError(ValueError):
+    """A suite that can't be made or read; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case after generation. Media are None where there is none: a caption has no round trip.
+
+    ids: the answer; decoded: whether it became media or text; right: for each attribute, whether it is there
+    ceiling, floor: the same for the codec's round trip and for the answer to another case's prompt
+    """
+
+    task: str
+    id: str
+    prompt: str | Image | Audio
+    true: str | Image | Audio
+    round_trip: Image | Audio | None
+    generated: str | Image | Audio | None
+    ids: Int[np.ndarray, "n"]
+    decoded: bool
+    right: dict[str, bool]
+    ceiling: dict[str, bool]
+    floor: dict[str, bool]
+
+
+def choose(samples: Sequence[Sample], task: str, count: int) -> list[Sample]:
+    """`count` samples that fit a task, spread over combinations and lengths of caption. Raises GoldenError for too few.
+
+    Combinations take turns, in an order given by a hash; within one, wordings from short to long.
+    """
+    fitting = [sample for sample in samples if TASKS[task].fits(sample)]
+    if len(fitting) < count:
+        raise GoldenError(
+            f"golden suite {task}: {len(fitting)} cases at hand, expected {count}; add rows to the golden source, or lower golden.cases"
+        )
+    groups: dict[str, list[Sample]] = {}
+    for sample in sorted(fitting, key=lambda sample: (len(sample.ids["text"]), sample.id)):
+        groups.setdefault(combination(sample), []).append(sample)
+    order = sorted(groups, key=unit_hash)
+    # each combination begins at another wording, or all would be the shortest
+    turns = [[(groups[name] * 2)[i % len(groups[name]) + turn] for i, name in enumerate(order) if turn < len(groups[name])]
+             for turn in range(max(map(len, groups.values())))]  # fmt: skip
+    return [sample for turn in turns for sample in turn][:count]
+
+
+def frozen(path: Path, samples: Sequence[Sample], count: int, space: TokenSpace) -> dict[str, list[Sample]]:
+    """The suites of all tasks: read from `path` if they are there in this number, chosen and written otherwise.
+
+    Raises GoldenError for too few samples, SpaceError for suites of another token space.
+    """
+    if path.exists():
+        suites = thaw(path, space)
+        if all(len(cases) == count for cases in suites.values()) and suites.keys() == TASKS.keys():
+            return suites
+    suites = {name: choose(samples, name, count) for name in TASKS}
+    write_atomically(path, _as_json(suites, space))
+    return suites
+
+
+def sha256(suites: Mapping[str, Sequence[Sample]], space: TokenSpace) -> str:
+    """Hash of the suites as they are written."""
+    return hashlib.sha256(_as_json(suites, space).encode()).hexdigest()
+
+
+def _as_json(suites: Mapping[str, Sequence[Sample]], space: TokenSpace) -> str:
+    listed = {
+        task: [
+            {"id": s.id, "row": s.row, "ids": {name: line.tolist() for name, line in sorted(s.ids.items())}}
+            for s in cases
+        ]
+        for task, cases in suites.items()
+    }
+    return json.dumps({"space_sha256": space.sha256, "suites": listed}, sort_keys=True) + "\n"
+
+
+def thaw(path: Path, space: TokenSpace) -> dict[str, list[Sample]]:
+    """Read frozen suites. Raises GoldenError for damage, SpaceError for another token space."""
+    try:
+        content = json.loads(path.read_text())
+        if content["space_sha256"] != space.sha256:
+            raise SpaceError(
+                f"{path}: token space {content['space_sha256'][:12]}, expected {space.sha256[:12]}; freeze the suites again (run 05_golden)"
+            )
+        return {
+            task: [Sample(c["id"], {name: np.array(line) for name, line in c["ids"].items()}, c["row"]) for c in cases]
+            for task, cases in content["suites"].items()
+        }
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise GoldenError(f"{path}: no golden suites that can be read ({error!r}); run 05_golden") from error
+
+
+def run_suite(
+    task_name: str,
+    cases: Sequence[Sample],
+    model: LumoModel,
+    tokenizer: UnifiedTokenizer,
+    media: Path,
+    batch_size: int,
+    max_text_tokens: int,
+    sampling: Sampling = GREEDY,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> list[Result]:
+    """Generate, decode and score the cases of one task.
+
+    media: the manifest's folder, where the true files lie
+    progress: called with cases done and cases in all
+    """
+    task = TASKS[task_name]
+    grammar = task.grammar(tokenizer, max_text_tokens)
+    answers: list[Int[np.ndarray, "n"]] = []
+    for start in range(0, len(cases), batch_size):
+        chunk = cases[start : start + batch_size]
+        prompts = [task.prompt({name: case.ids[name] for name in task.inputs}, tokenizer.space) for case in chunk]
+        progress(start, len(cases))
+        answers += generate(model, prompts, grammar, sampling, range(start, start + len(chunk)))
+    progress(len(cases), len(cases))
+    (medium,) = {*task.inputs, task.target} - {"text"}  # the picture or clip that the case is about
+    made = [_decode(task.target, ids, tokenizer) for ids in answers]
+    true = [tokenizer.codecs[medium].read(inside(media, case.row["modalities"][medium]["path"])) for case in cases]
+    round_trips = tokenizer.decode(medium, np.stack([case.ids[medium] for case in cases]))
+    results = []
+    for i, case in enumerate(cases):
+        scene = scores.scene_of_row(case.row, medium)
+        other = made[partner(i, cases)]
+        caption = case.row["text"]["caption"]
+        writes_media = task.target != "text"
+        results.append(
+            Result(
+                task=task_name,
+                id=case.id,
+                prompt=caption if writes_media else true[i],
+                true=true[i] if writes_media else caption,
+                round_trip=round_trips[i] if writes_media else None,
+                generated=made[i],
+                ids=answers[i],
+                decoded=made[i] is not None,
+                right=scores.attributes(made[i], scene) if scene else {},
+                ceiling=scores.attributes(round_trips[i] if writes_media else caption, scene) if scene else {},
+                floor=scores.attributes(other, scene) if scene else {},
+            )
+        )
+    return results
+
+
+def _decode(modality: str, ids: Int[np.ndarray, "n"], tokenizer: UnifiedTokenizer) -> str | Image | Audio | None:
+    try:
+        return tokenizer.decode_text(ids) if modality == "text" else tokenizer.decode(modality, ids[None])[0]
+    except ValueError:  # counted as not decoded; the grammar leaves no way to get here
+        return None
+
+
+def combination(sample: Sample) -> str:
+    """What a sample shows, whatever its number: ids of the world end in one."""
+    return sample.id.rpartition("-")[0] or sample.id
+
+
+def partner(i: int, cases: Sequence[Sample]) -> int:
+    """The next case, round and round, that is of another combination: what `shuffled` and the floor take."""
+    following = (j % len(cases) for j in range(i + 1, i + len(cases)))
+    return next((j for j in following if combination(cases[j]) != combination(cases[i])), i)
+
+
+def figures(results: Sequence[Result]) -> dict[str, Any]:
+    """A suite's numbers for `metrics.json`."""
+    writes_media = not isinstance(results[0].true, str)
+    numbers: dict[str, Any] = {"cases": len(results)}
+    if writes_media:
+        numbers["decoded"] = sum(result.decoded for result in results)
+    if all(result.right for result in results):
+        measure = scores.all_right if writes_media else scores.attributes_right
+        key = "all_right" if writes_media else "attributes_right"
+        numbers |= {key: measure([r.right for r in results]), "floor": measure([r.floor for r in results])}
+        if writes_media:
+            numbers["ceiling"] = measure([r.ceiling for r in results])
+            numbers["attributes_right"] = scores.attributes_right([r.right for r in results])
+        else:
+            numbers["all_right"] = scores.all_right([r.right for r in results])
+    return numbers
+
+
+def by_attribute(results: Sequence[Result]) -> dict[str, float]:
+    """For each attribute the share of cases that have it right, of those that have it."""
+    names = dict.fromkeys(name for result in results for name in result.right)
+    flags = {name: [result.right[name] for result in results if name in result.right] for name in names}
+    return {name: sum(found) / len(found) for name, found in flags.items()}
+
+
+def write_media(folder: Path, results: Mapping[str, Sequence[Result]]) -> list[Path]:
+    """Write what was generated: `<task>/<number>.png|wav`, and `<task>.jsonl` with ids, prompts, answers and scores."""
+    files = []
+    for task, part in results.items():
+        lines = []
+        for number, result in enumerate(part):
+            answer = result.generated
+            if isinstance(answer, Image | Audio):
+                suffix, data = ("png", png_bytes(answer)) if isinstance(answer, Image) else ("wav", wav_bytes(answer))
+                files.append(write_atomically(folder / task / f"{number:02d}.{suffix}", data))
+                answer = f"{task}/{number:02d}.{suffix}"
+            prompt = result.prompt if isinstance(result.prompt, str) else None
+            lines.append(
+                {"id": result.id, "prompt": prompt, "answer": answer, "ids": result.ids.tolist(), "right": result.right}
+            )
+        files.append(write_atomically(folder / f"{task}.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
+    return files

@@ -1,0 +1,192 @@
+"""Images and sound as values, and their way to and from disk.
+
+Axes: h w pixel · c channel · samples.
+
+Reading is strict: a file that is missing, empty, truncated, of another rate or another length raises `MediaError` with
+one line that says which file, what was found and what was expected. Nothing is resampled or cut in silence.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from jaxtyping import Float32, UInt8
+from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
+
+
+class MediaError(ValueError):
+    """A media file that can't be used; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """An RGB picture.
+
+    pixels: uint8 [h w 3]
+    """
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True)
+class Audio:
+    """A sound.
+
+    samples: float32 [c samples], full scale is ±1
+    sample_rate_hz: samples per second
+    """
+
+    samples: Float32[np.ndarray, "c samples"]
+    sample_rate_hz: int
+
+    @property
+    def duration_s(self) -> float:
+        return self.samples.shape[1] / self.sample_rate_hz
+
+    @property
+    def peak(self) -> float:
+        """Largest magnitude, 0 for an empty clip."""
+        return float(np.abs(self.samples).max(initial=0.0))
+
+    @property
+    def rms_dbfs(self) -> float:
+        """Root mean square relative to full scale in dB, -inf for silence."""
+        power = float(np.mean(np.square(self.samples, dtype=np.float64))) if self.samples.size else 0.0
+        return 10 * np.log10(power) if power > 0 else float("-inf")
+
+
+@dataclass(frozen=True)
+class ClipPolicy:
+    """What every clip of a run must be, so that every clip has the same number of tokens.
+
+    sample_rate_hz, channels, duration_s: exact; a file that differs is refused by name.
+    """
+
+    sample_rate_hz: int
+    channels: int
+    duration_s: float
+
+    @property
+    def samples(self) -> int:
+        return round(self.sample_rate_hz * self.duration_s)
+
+
+def read_image(path: Path | str, resolution: tuple[int, int] | None = None) -> Image:
+    """Read a PNG, JPEG or WebP as RGB.
+
+    resolution: (height, width) that the file must have; None takes any.
+    Raises MediaError.
+    """
+    path = Path(path)
+    data = _bytes_of(path)
+    try:
+        with PILImage.open(io.BytesIO(data)) as file:
+            # checked before the pixels are decoded: the header alone tells, and a bomb is never unpacked
+            if resolution and (file.height, file.width) != tuple(resolution):
+                raise MediaError(
+                    f"{path}: picture is {file.width}x{file.height} pixels, "
+                    f"expected {resolution[1]}x{resolution[0]}; resize it first"
+                )
+            pixels = np.asarray(file.convert("RGB"), dtype=np.uint8)
+    except MediaError:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
+        reason = "no picture format known here" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise MediaError(
+            f"{path}: not a readable picture ({reason}); expected PNG, JPEG or WebP; export it again"
+        ) from error
+    return Image(np.ascontiguousarray(pixels))
+
+
+def read_audio(path: Path | str, policy: ClipPolicy | None = None) -> Audio:
+    """Read a WAV, FLAC, MP3 or Ogg file.
+
+    policy: what the file must be; None takes any.
+    Raises MediaError, also for samples that are not finite.
+    """
+    path = Path(path)
+    data = _bytes_of(path)
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            rate, channels, frames, subformat = file.samplerate, file.channels, file.frames, file.format
+            if policy:
+                _check_policy(path, policy, rate, channels, frames)
+            samples = file.read(dtype="float32", always_2d=True).T
+    except soundfile.LibsndfileError as error:
+        raise MediaError(
+            f"{path}: not a readable sound ({error.error_string}); expected WAV, FLAC, MP3 or Ogg; export it again"
+        ) from error
+    promised = _wav_frames_promised(data) if subformat == "WAV" else frames
+    if samples.shape[1] < max(frames, promised):
+        raise MediaError(
+            f"{path}: truncated, the header promises {max(frames, promised)} samples, got {samples.shape[1]}; export it again"
+        )
+    if not np.isfinite(samples).all():
+        raise MediaError(
+            f"{path}: holds samples that are not finite numbers, expected values within ±1; export it again"
+        )
+    return Audio(np.ascontiguousarray(samples), rate)
+
+
+def _check_policy(path: Path, policy: ClipPolicy, rate: int, channels: int, frames: int) -> None:
+    if rate != policy.sample_rate_hz:
+        raise MediaError(f"{path}: sound is at {rate} Hz, expected {policy.sample_rate_hz} Hz; resample it first")
+    if channels != policy.channels:
+        raise MediaError(f"{path}: sound has {channels} channels, expected {policy.channels}; mix it first")
+    if frames != policy.samples:
+        raise MediaError(
+            f"{path}: sound is {frames / rate:.3f} s long ({frames} samples), "
+            f"expected {policy.duration_s:g} s ({policy.samples}); cut or pad it first"
+        )
+
+
+def _wav_frames_promised(data: bytes) -> int:
+    """Samples that a WAV's own header claims; libsndfile shortens the claim to what is there, and says nothing."""
+    at = 12
+    block_align = 0
+    while at + 8 <= len(data):
+        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if name == b"fmt ":
+            block_align = int.from_bytes(data[at + 20 : at + 22], "little")
+        if name == b"data":
+            # 0xFFFFFFFF is what a streaming writer leaves when it doesn't know the length
+            return size // block_align if block_align and size != 0xFFFFFFFF else 0
+        at += 8 + size + size % 2
+    return 0
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MediaError(
+            f"{path}: can't be read ({error.strerror or error}); check the path in the manifest"
+        ) from error
+    if not data:
+        raise MediaError(f"{path}: empty file, expected media; export it again")
+    return data
+
+
+def png_bytes(image: Image) -> bytes:
+    """The picture as PNG; same pixels, same bytes."""
+    buffer = io.BytesIO()
+    PILImage.fromarray(image.pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def wav_bytes(audio: Audio) -> bytes:
+    """The sound as 16-bit WAV at its own loudness: samples beyond ±1 are clipped, quiet ones stay quiet."""
+    buffer = io.BytesIO()
+    pcm = np.round(np.clip(audio.samples.T, -1, 1) * 32767).astype(np.int16)
+    soundfile.write(buffer, pcm, audio.sample_rate_hz, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()

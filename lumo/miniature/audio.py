@@ -1,0 +1,184 @@
+"""Train the miniature's audio codec: an EnCodec small enough for two cores.
+
+The network is transformers' `EncodecModel`; the same adapter loads it as loads Meta's. What is ours is the training:
+L1 on the wave and multi-scale spectral losses (Défossez et al. 2022, section 3.4, without the adversary), no quantiser
+in the first half, then residual vector quantisation with k-means initialisation and moving averages (van den Oord et
+al. 2017, appendix A).
+
+Axes: b clip · t frame · d channel of the latent · k codebook.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import EncodecConfig, EncodecModel
+
+from lumo.datasets import world
+
+CONFIG = {
+    "sampling_rate": world.SAMPLE_RATE_HZ,
+    "audio_channels": 1,
+    "normalize": False,
+    "num_filters": 8,
+    "hidden_size": 32,
+    "num_lstm_layers": 1,
+    "upsampling_ratios": [8, 5, 4, 2],
+    "codebook_size": 256,
+    "codebook_dim": 32,
+    # 50 frames/s x 8 bits: each codebook costs 0.4 kbit/s, so the bandwidth chooses 1, 2, 3 or 4 of them
+    "target_bandwidths": [0.4, 0.8, 1.2, 1.6],
+}
+
+
+def spectral_loss(output: Tensor, target: Tensor) -> Tensor:
+    """Distance of magnitudes, linear and logarithmic, over windows of 8 to 128 ms. Arguments: [b samples]."""
+    total = output.new_zeros(())
+    for window in (128, 512, 2048):
+        hann = torch.hann_window(window)
+        spectra = [
+            torch.stft(wave, window, window // 4, window=hann, return_complex=True).abs() / window**0.5
+            for wave in (output, target)
+        ]
+        total = total + F.l1_loss(*spectra) * 4 + F.l1_loss(*(torch.log(s + 1e-3) for s in spectra)) * 0.25
+    return total
+
+
+class ResidualQuantiser(nn.Module):
+    """Residual vector quantisation that learns, over the codebooks of an `EncodecModel` (which itself only encodes).
+
+    Codebooks are moving averages of the vectors that chose them; a code that dies is put on a vector of the batch.
+    """
+
+    def __init__(self, model: EncodecModel, decay: float = 0.98):
+        super().__init__()
+        self.books = [layer.codebook for layer in model.quantizer.layers]
+        self.decay = decay
+
+    @torch.no_grad()
+    def initialise(self, latents: Tensor, rng: torch.Generator, rounds: int = 20) -> None:
+        """k-means on the residuals, book after book. latents: [n d]."""
+        residual = latents.clone()
+        for book in self.books:
+            size = book.embed.shape[0]
+            centres = residual[torch.randperm(len(residual), generator=rng)[:size]].clone()
+            for _ in range(rounds):
+                nearest = torch.cdist(residual, centres).argmin(1)
+                count = torch.bincount(nearest, minlength=size).float()
+                sums = torch.zeros_like(centres).index_add_(0, nearest, residual)
+                empty = count == 0
+                centres = sums / count.clamp(min=1)[:, None]
+                centres[empty] = residual[torch.randint(len(residual), (int(empty.sum()),), generator=rng)]
+            book.embed.copy_(centres)
+            book.embed_avg.copy_(centres * 4)
+            book.cluster_size.fill_(4)
+            book.inited.fill_(True)
+            residual = residual - centres[torch.cdist(residual, centres).argmin(1)]
+
+    def forward(self, latents: Tensor, books: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """[b d t] → quantised [b d t] with straight-through gradients, and the commitment loss."""
+        vectors = latents.transpose(1, 2).reshape(-1, latents.shape[1])
+        residual, commitment = vectors, 0.0
+        quantised = torch.zeros_like(vectors)
+        for book in self.books[:books]:
+            chosen = torch.cdist(residual.detach(), book.embed).argmin(1)
+            step = book.embed[chosen]
+            commitment = commitment + F.mse_loss(residual, step)
+            if self.training:
+                self._follow(book, residual.detach(), chosen, rng)
+            quantised = quantised + step
+            residual = residual - step
+        quantised = vectors + (quantised - vectors).detach()
+        return quantised.reshape(latents.shape[0], -1, latents.shape[1]).transpose(1, 2), commitment
+
+    @torch.no_grad()
+    def _follow(self, book, vectors: Tensor, chosen: Tensor, rng: torch.Generator) -> None:
+        size = book.embed.shape[0]
+        count = torch.bincount(chosen, minlength=size).float()
+        book.cluster_size.mul_(self.decay).add_(count, alpha=1 - self.decay)
+        book.embed_avg.mul_(self.decay).add_(
+            torch.zeros_like(book.embed).index_add_(0, chosen, vectors), alpha=1 - self.decay
+        )
+        dead = book.cluster_size < 0.05
+        if dead.any():
+            fresh = vectors[torch.randint(len(vectors), (int(dead.sum()),), generator=rng)]
+            book.embed_avg[dead] = fresh
+            book.cluster_size[dead] = 1.0
+        book.embed.copy_(book.embed_avg / book.cluster_size[:, None])
+
+
+def si_sdr_db(output: Tensor, target: Tensor) -> float:
+    """Scale-invariant signal-to-distortion ratio in dB, averaged over clips [b samples] (Le Roux et al. 2019)."""
+    scale = (output * target).sum(-1, keepdim=True) / target.square().sum(-1, keepdim=True)
+    wanted = scale * target
+    ratio = wanted.square().sum(-1) / (output - wanted).square().sum(-1)
+    return float((10 * torch.log10(ratio)).mean())
+
+
+def clips(count: int, seed: int) -> Tensor:
+    """Clips of combinations that are in training, music and effects two to one: float32 [count samples]."""
+    rng = np.random.default_rng(seed)
+    seen = {kind: world.seen(kind) for kind in ("music", "sfx")}
+    kinds = rng.choice(["music", "music", "sfx"], size=count)
+    return torch.from_numpy(
+        np.concatenate([world.play(seen[kind][rng.integers(len(seen[kind]))], rng).samples for kind in kinds])
+    )
+
+
+def train(folder: Path, minutes: float, seed: int = 0, learning_rate: float = 1.0e-3, batch: int = 16) -> EncodecModel:
+    """Train for a given wall time and save to `folder`; the log goes to `folder/log.jsonl`."""
+    torch.manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
+    model = EncodecModel(EncodecConfig(**CONFIG)).train()
+    quantiser = ResidualQuantiser(model)
+    weights = [*model.encoder.parameters(), *model.decoder.parameters()]
+    optimiser = torch.optim.AdamW(weights, lr=learning_rate, betas=(0.8, 0.99), weight_decay=0)
+    pool, check = clips(3000, seed), clips(48, seed + 1)[:, None]
+    folder.mkdir(parents=True, exist_ok=True)
+    log = (folder / "log.jsonl").open("a")
+    started, step, quantised = time.perf_counter(), 0, False
+    while (done := (time.perf_counter() - started) / (minutes * 60)) < 1:
+        if done > 0.4 and not quantised:
+            quantised = True
+            model.eval()
+            with torch.no_grad():
+                latents = model.encoder(pool[:600, None]).transpose(1, 2).reshape(-1, CONFIG["hidden_size"])
+            quantiser.initialise(latents, rng)
+            model.train()
+        warm = min(1.0, (step + 1) / 100)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * warm * min(1.0, 0.03 + (1 - done) / 0.5)
+        target = pool[torch.randint(len(pool), (batch,), generator=rng)][:, None]
+        latents, commitment = model.encoder(target), 0.0
+        if quantised:
+            books = 4 if torch.rand((), generator=rng) < 0.6 else int(torch.randint(1, 4, (), generator=rng))
+            latents, commitment = quantiser(latents, books, rng)
+        output = model.decoder(latents)
+        wave, spectrum = F.l1_loss(output, target) * 10, spectral_loss(output[:, 0], target[:, 0])
+        loss = wave + spectrum + 0.25 * commitment
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        step += 1
+        if step % 100 == 0:
+            row = {"step": step, "done": round(done, 4), "wave": wave.item(), "spectrum": spectrum.item()}
+            model.eval(), quantiser.eval()
+            with torch.no_grad():
+                latents = model.encoder(check)
+                for books in (1, 2, 3, 4) if quantised else (0,):
+                    through = quantiser(latents, books, rng)[0] if books else latents
+                    row[f"si_sdr_db_{books}"] = si_sdr_db(model.decoder(through)[:, 0], check[:, 0])
+            model.train(), quantiser.train()
+            print(json.dumps(row), file=log, flush=True)
+            if quantised and step % 500 == 0:
+                model.save_pretrained(folder)
+    model.eval()
+    model.save_pretrained(folder)
+    return model

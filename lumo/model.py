@@ -1,0 +1,247 @@
+"""A text language model with new rows: the base stays as it is, what is new is a parameter of its own.
+
+The base's embedding is never resized. A new id looks its row up in `new_rows`; the head has two parts, the base's own rows and
+the new ones. So the frozen base is bit-identical by construction, with tied and untied heads alike, and the optimiser holds
+state for new rows alone. LoRA comes from peft and is saved in its format.
+
+Axes: b row · s step in a row · d hidden · v vocabulary · m supervised position.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
+
+from lumo.batches import IGNORE, Batch
+from lumo.files import write_atomically
+from lumo.params import Profile, weights_folder
+from lumo.space import TokenSpace
+
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class ModelError(ValueError):
+    """A backbone or a checkpoint that can't be used; the message is one line."""
+
+
+class LumoModel(nn.Module):
+    """base: a causal language model of transformers, frozen here; space: where the new ids lie.
+
+    new_rows: fp32 [new d], the embeddings of ids from `space.text_size` on
+    new_head_rows: fp32 [new d], their rows of the head; None where the base ties its head to its embedding
+    """
+
+    def __init__(self, base: nn.Module, space: TokenSpace, seed: int = 0):
+        super().__init__()
+        rows = base.get_input_embeddings().weight
+        if rows.shape[0] > space.text_size:
+            raise ModelError(
+                f"backbone has {rows.shape[0]} embedding rows, the token space leaves {space.text_size} for text; "
+                "make the token space from this backbone (run 01_token_space)"
+            )
+        self.space, self.base = space, base.requires_grad_(False)
+        self.tied = base.get_output_embeddings().weight.data_ptr() == rows.data_ptr()
+        generator = torch.Generator().manual_seed(seed)
+        self.new_rows = nn.Parameter(_fresh_rows(rows, space.new_rows, generator))
+        head = base.get_output_embeddings().weight
+        self.new_head_rows = None if self.tied else nn.Parameter(_fresh_rows(head, space.new_rows, generator))
+
+    # --- forward ------------------------------------------------------------------------------------------------------
+
+    def embed(self, ids: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
+        table = self.base.get_input_embeddings().weight
+        is_new = ids >= self.space.text_size
+        old = F.embedding(ids.masked_fill(is_new, 0), table)
+        new = F.embedding((ids - self.space.text_size).clamp(min=0), self.new_rows).to(old.dtype)
+        return torch.where(is_new[..., None], new, old)
+
+    def hidden(
+        self,
+        ids: Int[Tensor, "b s"],
+        position_ids: Int[Tensor, "b s"],
+        mask: Bool[Tensor, "b 1 s past"],
+        cache: Any = None,
+    ) -> Float[Tensor, "b s d"]:
+        """Last hidden states. mask: true where a step may look, over what is in the cache and these steps."""
+        output = self._trunk(
+            inputs_embeds=self.embed(ids),
+            attention_mask=mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state
+
+    @property
+    def _causal(self) -> nn.Module:
+        return self.base.get_base_model() if isinstance(self.base, PeftModel) else self.base
+
+    @property
+    def _trunk(self) -> nn.Module:
+        return self._causal.base_model
+
+    def head_rows(self, ids: Int[Tensor, "a"]) -> Float[Tensor, "a d"]:
+        """The head's rows of some ids, in fp32: what generation needs instead of the whole head."""
+        old, new = self._causal.get_output_embeddings().weight, self._new_head()
+        is_new = ids >= self.space.text_size
+        rows = torch.empty(len(ids), new.shape[1], dtype=torch.float32, device=new.device)
+        rows[~is_new] = old[ids[~is_new]].float()
+        rows[is_new] = new[ids[is_new] - self.space.text_size].float()
+        return rows
+
+    def _new_head(self) -> Tensor:
+        return self.new_rows if self.new_head_rows is None else self.new_head_rows
+
+    def logits(self, hidden: Float[Tensor, "m d"]) -> Float[Tensor, "m v"]:
+        """Over the base's rows and the new ones. Ids between the base's last row and the first new one don't exist: -inf."""
+        old = self._causal.get_output_embeddings()(hidden).float()
+        gap = self.space.text_size - old.shape[1]
+        new = hidden.float() @ self._new_head().T
+        return torch.cat([F.pad(old, (0, gap), value=float("-inf")) if gap else old, new], -1)
+
+    def token_losses(self, batch: Batch) -> tuple[Float[Tensor, "m"], Int[Tensor, "m"]]:
+        """Cross-entropy in nats of each supervised token, and its group; the head sees supervised positions alone."""
+        device = self.new_rows.device
+        hidden = self.hidden(
+            batch.input_ids.to(device), batch.position_ids.to(device), batch.attention_mask().to(device)
+        )
+        # the label of a step is predicted one step before; a segment's first token is never a target
+        wanted = batch.labels[:, 1:] != IGNORE
+        losses = F.cross_entropy(
+            self.logits(hidden[:, :-1][wanted.to(device)]), batch.labels[:, 1:][wanted].to(device), reduction="none"
+        )
+        return losses, batch.groups[:, 1:][wanted].to(device)
+
+    # --- what trains --------------------------------------------------------------------------------------------------
+
+    def add_lora(self, rank: int, seed: int = 0) -> None:
+        """LoRA on attention and MLP projections (Hu et al. 2021), through peft; alpha is twice the rank."""
+        torch.manual_seed(seed)  # peft draws its A matrices from the global generator
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, lora_dropout=0.0, bias="none")
+        self.base = get_peft_model(self.base, config)
+
+    def row_parameters(self) -> list[nn.Parameter]:
+        return [p for p in (self.new_rows, self.new_head_rows) if p is not None]
+
+    def lora_parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.base.parameters() if p.requires_grad]
+
+    def base_sha256(self) -> str:
+        """Hash of every weight of the frozen base, LoRA aside: equal before and after, or something trained that mustn't."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.base.state_dict().items()):
+            if "lora_" not in name:
+                plain = name.removeprefix("base_model.model.").replace(".base_layer", "")
+                digest.update(plain.encode())
+                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    # --- to disk and back ---------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write `trainable_rows.safetensors`, `trainable_rows.json`, `token_space.json` and, if there is LoRA, `adapter/`.
+
+        The folder appears whole or not at all: all is written beside it and renamed.
+        """
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        self.save_into(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
+    def save_into(self, folder: Path) -> None:
+        """The same, into a folder that is there; for a caller that writes more and renames it itself."""
+        rows = {"new_rows": self.new_rows.detach().cpu()}
+        if self.new_head_rows is not None:
+            rows["new_head_rows"] = self.new_head_rows.detach().cpu()
+        save_file(rows, folder / "trainable_rows.safetensors")
+        card = {
+            "first_id": self.space.text_size,
+            "rows": self.space.new_rows,
+            "tied": self.tied,
+            "space_sha256": self.space.sha256,
+        }
+        write_atomically(folder / "trainable_rows.json", json.dumps(card, indent=2, sort_keys=True) + "\n")
+        self.space.save(folder)
+        if isinstance(self.base, PeftModel):
+            # the base's config can't say that it grew, so peft must not look for resized embeddings
+            self.base.save_pretrained(folder / "adapter", save_embedding_layers=False)
+
+    def load(self, folder: Path) -> None:
+        """Read rows and, where there is one, the adapter. Raises SpaceError for another token space, ModelError for damage."""
+        if not folder.is_dir():
+            raise ModelError(f"{folder}: no checkpoint there; run the notebook that makes it")
+        self.space.check_same(TokenSpace.load(folder), str(folder))
+        try:
+            rows = load_file(folder / "trainable_rows.safetensors")
+            expected = {"new_rows"} | ({"new_head_rows"} if self.new_head_rows is not None else set())
+            if rows.keys() != expected:
+                raise ValueError(f"tensors {sorted(rows)}, expected {sorted(expected)}")
+            with torch.no_grad():
+                for name, value in rows.items():
+                    getattr(self, name).copy_(value)
+            adapter = folder / "adapter"
+            if adapter.is_dir():
+                if isinstance(self.base, PeftModel):
+                    self.base.load_adapter(str(adapter), "default", is_trainable=True)
+                else:
+                    self.base = PeftModel.from_pretrained(self.base, str(adapter), is_trainable=True)
+        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"{folder}: checkpoint can't be read ({reason}); make it again") from error
+
+    def export(self, folder: Path, text: Any) -> None:
+        """Merge rows and LoRA into a standard checkpoint that `AutoModelForCausalLM.from_pretrained` loads with no lumo.
+
+        text: the Hugging Face tokenizer, saved beside it
+        """
+        merged = self.base.merge_and_unload() if isinstance(self.base, PeftModel) else self.base
+        text_size = self.space.text_size
+        merged.resize_token_embeddings(self.space.size, mean_resizing=False)
+        with torch.no_grad():
+            merged.get_input_embeddings().weight[text_size:] = self.new_rows.to(merged.dtype)
+            if self.new_head_rows is not None:
+                merged.get_output_embeddings().weight[text_size:] = self.new_head_rows.to(merged.dtype)
+        merged.save_pretrained(folder)
+        text.save_pretrained(folder)
+        self.space.save(folder)
+
+
+def _fresh_rows(like: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Rows around the mean of the base's, with its spread: of its size, and different from each other."""
+    like = like.detach().float()
+    return like.mean(0) + torch.randn(count, like.shape[1], generator=generator) * like.std(0)
+
+
+def load_model(profile: Profile, space: TokenSpace) -> LumoModel:
+    """The profile's backbone with fresh rows for a space. Raises ParamsError or ModelError."""
+    model = LumoModel(load_base(weights_folder(profile.backbone.path, "backbone")), space, profile.seed)
+    return model.to(
+        "cuda" if profile.device == "cuda" or (profile.device == "auto" and torch.cuda.is_available()) else "cpu"
+    )
+
+
+def load_base(folder: Path) -> nn.Module:
+    """A causal language model from a local folder, safetensors only. Raises ModelError."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype="auto"
+        ).eval()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{folder}: no causal language model that can be read ({reason}); expected a Hugging Face model folder"
+        ) from error

@@ -1,0 +1,218 @@
+"""Profiles: everything that a run can be told, typed and frozen.
+
+A profile is a YAML file in `params/`. It is checked by the models below: an unknown key or a wrong type is one error line
+that names it. Overrides are merged deeply, so `{"stage4": {"steps": 10}}` changes one number and keeps the rest.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAMS = ROOT / "params"
+MINIATURE = Path(__file__).resolve().parent / "miniature" / "weights"
+
+
+class ParamsError(ValueError):
+    """A profile that can't be used; the message is one line for each fault."""
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `1e-4` as text (it wants `1.0e-4`); it is taken as the number that was meant, and said."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number, not true or false")
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError("expected a number") from None
+        warnings.warn(f"read the text '{value}' as the number {number:g}; in YAML write {number:.1e}", stacklevel=2)
+        return number
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Count = Annotated[int, Field(gt=0, strict=True)]
+CountOrNone = Annotated[int, Field(ge=0, strict=True)]
+TaskName = Literal["a2t", "i2t", "t2a", "t2i"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class World(Section):
+    """How much of the generated world to write; `manifest` in the data section takes its place."""
+
+    images: CountOrNone
+    clips: CountOrNone
+    pairs: CountOrNone
+
+
+class Data(Section):
+    """manifest: path of a JSONL manifest of one's own, relative to the project; null writes the miniature's world."""
+
+    manifest: str | None = None
+    golden_source: str = "world-held-out"  # rows of this source are kept for the golden suites
+    eval_share: Share = 0.05
+    samples_per_shard: Count = 1000
+
+
+class ImageCodec(Section):
+    """path: a folder with weights; null is the miniature's own."""
+
+    name: Literal["miniature"] = "miniature"
+    path: str | None = None
+
+
+class AudioCodec(Section):
+    """bandwidth_kbps chooses the number of codebooks; it is explicit because the default differs between releases."""
+
+    name: Literal["encodec"] = "encodec"
+    path: str | None = None
+    bandwidth_kbps: Positive
+    clip_s: Positive
+
+
+class Codecs(Section):
+    image: ImageCodec
+    audio: AudioCodec
+
+
+class Backbone(Section):
+    """path: a folder in Hugging Face's format; null is the miniature's own."""
+
+    path: str | None = None
+
+
+class Training(Section):
+    """What the warm start and stage 4 share."""
+
+    steps: Count
+    tokens_per_batch: Count
+    max_seq_len: Count
+    rows_learning_rate: Positive
+    rates: dict[TaskName, Share]
+    warmup_steps: CountOrNone = 20
+    checkpoint_every: Count = 200
+    log_every: Count = 20
+
+
+class Stage4(Training):
+    lora_rank: Count
+    lora_learning_rate: Positive
+    ramp_steps: CountOrNone  # until then reading only; over as many steps again writing is mixed in
+    shorten_inputs: bool = False  # shorten input text that doesn't fit, instead of dropping the sample
+
+
+class Golden(Section):
+    cases: Count = 64
+    batch_size: Count = 64
+    max_text_tokens: Count = 64
+
+
+class Ablation(Section):
+    cases: Count
+    resamples: Count = 2000
+
+
+class Profile(Section):
+    """One whole run."""
+
+    profile: str
+    seed: CountOrNone = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: CountOrNone = 0  # 0 leaves torch's own choice
+    world: World
+    data: Data = Data()
+    codecs: Codecs
+    backbone: Backbone = Backbone()
+    warm_start: Training
+    stage4: Stage4
+    golden: Golden = Golden()
+    ablation: Ablation
+
+
+def deep_merge(base: dict, overrides: dict) -> dict:
+    """Overrides into base, dictionary by dictionary; neither is changed.
+
+    >>> deep_merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    merged = dict(base)
+    for key, value in overrides.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = deep_merge(merged[key], value) if both else value
+    return merged
+
+
+def profile_path(name: str) -> Path:
+    """`mini` → params/mini.yaml; a path to a YAML file is taken as it is."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PARAMS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PARAMS.glob("*.yaml")))
+        raise ParamsError(f"profile '{name}': no file {path}; expected one of {known}, or a path to a YAML file")
+    return path
+
+
+def load_profile(name: str, overrides: dict | None = None) -> Profile:
+    """Read, merge and check a profile. Raises ParamsError with one line for each fault."""
+    path = profile_path(name)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not YAML ({' '.join(str(error).split())}); mend the file") from error
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path}: got {type(content).__name__}, expected keys and values; see params/mini.yaml")
+    return check_profile(deep_merge(content, overrides or {}), str(path))
+
+
+def check_profile(content: dict, where: str) -> Profile:
+    """A dictionary as a Profile; `where` is named in errors."""
+    try:
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always")
+            profile = Profile.model_validate(content)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_line(where, fault) for fault in error.errors())) from error
+    for note in notes:
+        warnings.warn(f"{where}: {note.message}", stacklevel=2)
+    return profile
+
+
+def _line(where: str, fault: dict) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: unknown key '{key}'; remove it, or look up its name in lumo/params.py"
+    if fault["type"] == "missing":
+        return f"{where}: key '{key}' is missing; see params/mini.yaml for one that works"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{where}: {key} is {fault['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def weights_folder(path: str | None, miniature: str) -> Path:
+    """Where a part's weights lie: a folder that the profile names, relative to the project, or the miniature's own.
+
+    Raises ParamsError when there is no config.json.
+    """
+    folder = MINIATURE / miniature if path is None else ROOT / Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        raise ParamsError(f"{folder}: no config.json there; expected a folder with config.json and safetensors weights")
+    return folder
+
+
+def dotted(key: str, value: Any) -> dict:
+    """An override as the command line gives it.
+
+    >>> dotted("stage4.steps", 10)
+    {'stage4': {'steps': 10}}
+    """
+    head, _, tail = key.partition(".")
+    return {head: dotted(tail, value) if tail else value}

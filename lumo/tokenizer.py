@@ -1,0 +1,105 @@
+"""One tokenizer for text, pictures and sound, over the token space and the codecs.
+
+Text from people and datasets is encoded without parsing special tokens: a caption that contains `<|img_start|>` stays text.
+
+Axes: n token · k codebook · t frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from transformers import AutoConfig, AutoTokenizer
+
+from lumo import patterns
+from lumo.codecs import CodecError, CodecSet, load_codecs
+from lumo.media import Audio, Image
+from lumo.params import Profile, weights_folder
+from lumo.space import TokenSpace
+
+MODALITIES = ("text", "image", "audio")
+
+
+class UnifiedTokenizer:
+    """Media and text to ids of one space, and back.
+
+    text: a Hugging Face tokenizer
+    """
+
+    def __init__(self, space: TokenSpace, text: Any, codecs: CodecSet):
+        self.space, self.text, self.codecs = space, text, codecs
+        special = set(text.all_special_ids)
+        # what plain text is made of: no special tokens, and no embedding rows that the tokenizer never gives
+        self.text_ids = np.array([i for i in range(len(text)) if i not in special])
+
+    # --- text ---------------------------------------------------------------------------------------------------------
+
+    def encode_text(self, text: str) -> Int[np.ndarray, "n"]:
+        ids = self.text(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return self.space.to_ids("text", np.array(ids, dtype=np.int64))
+
+    def decode_text(self, ids: Int[np.ndarray, "n"]) -> str:
+        """Raises SpaceError for an id that isn't text."""
+        return self.text.decode(self.space.to_codes("text", ids).tolist(), skip_special_tokens=False)
+
+    # --- pictures and sound -------------------------------------------------------------------------------------------
+
+    def encode(self, modality: str, media: Sequence[Image | Audio]) -> Int[np.ndarray, "b n"]:
+        """A batch of pictures or clips to lines of ids of equal length."""
+        codes = self.codecs[modality].encode(media)
+        return np.stack([patterns.flatten(self._with_offsets(modality, clip)) for clip in codes])
+
+    def decode(self, modality: str, ids: Int[np.ndarray, "b n"]) -> list[Image | Audio]:
+        """Lines of ids to pictures or clips. Raises SpaceError or ValueError for ids that are not whole, valid frames."""
+        codec = self.codecs[modality]
+        lines = [patterns.unflatten(np.asarray(line), codec.codebooks) for line in ids]
+        return codec.decode(np.stack([self._without_offsets(modality, line) for line in lines]))
+
+    def blocks(self, modality: str) -> list[str]:
+        """The block of each codebook, in order."""
+        return ["image"] if modality == "image" else [f"audio{k}" for k in range(self.codecs.audio.codebooks)]
+
+    def _with_offsets(self, modality: str, codes: Int[np.ndarray, "k t"]) -> Int[np.ndarray, "k t"]:
+        return np.stack([self.space.to_ids(name, row) for name, row in zip(self.blocks(modality), codes, strict=True)])
+
+    def _without_offsets(self, modality: str, ids: Int[np.ndarray, "k t"]) -> Int[np.ndarray, "k t"]:
+        return np.stack([self.space.to_codes(name, row) for name, row in zip(self.blocks(modality), ids, strict=True)])
+
+
+def make_space(backbone: Path, codecs: CodecSet) -> TokenSpace:
+    """The space of a backbone and a set of codecs: text takes the larger of tokenizer length and embedding rows."""
+    text, rows = load_text_tokenizer(backbone), AutoConfig.from_pretrained(backbone, local_files_only=True).vocab_size
+    card = {
+        "tokenizer": type(text).__name__,
+        "length": len(text),
+        "embedding_rows": rows,
+        "sha256": _vocabulary_sha256(text),
+    }
+    return TokenSpace(max(len(text), rows), card, codecs.image.card, codecs.audio.card)
+
+
+def load_tokenizer(profile: Profile) -> UnifiedTokenizer:
+    """The unified tokenizer of a profile's backbone and codecs. Raises ParamsError or CodecError."""
+    backbone, codecs = weights_folder(profile.backbone.path, "backbone"), load_codecs(profile.codecs)
+    return UnifiedTokenizer(make_space(backbone, codecs), load_text_tokenizer(backbone), codecs)
+
+
+def load_text_tokenizer(backbone: Path) -> Any:
+    """Raises CodecError when the folder holds no tokenizer."""
+    try:
+        return AutoTokenizer.from_pretrained(backbone, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CodecError(
+            f"{backbone}: no tokenizer that can be read ({reason}); expected a Hugging Face model folder"
+        ) from error
+
+
+def _vocabulary_sha256(text: Any) -> str:
+    """The revision of a tokenizer that came without one: a hash of what each id means and of the merges."""
+    return hashlib.sha256(text.backend_tokenizer.to_str().encode()).hexdigest()

@@ -1,0 +1,307 @@
+"""The training loop: a ramped mixture of tasks, losses per task, checkpoints, resume.
+
+What a step sees is a function of the seed and the step's number alone, so a run that was killed goes on as if it hadn't been.
+On a CPU the resumed run equals the unbroken one bit for bit; on a GPU only as far as its kernels are deterministic.
+
+Axes: m supervised token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lumo.batches import Batch, pack
+from lumo.files import write_atomically
+from lumo.model import LumoModel, ModelError
+from lumo.params import Stage4, Training
+from lumo.tasks import Mixture, Pool
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Loss sums in nats and token counts for each task: they travel apart and are divided once."""
+
+    losses: Mapping[str, float]
+    tokens: Mapping[str, int]
+
+    def __add__(self, other: Sums) -> Sums:
+        names = self.tokens.keys() | other.tokens.keys()
+        return Sums(
+            {name: self.losses.get(name, 0.0) + other.losses.get(name, 0.0) for name in names},
+            {name: self.tokens.get(name, 0) + other.tokens.get(name, 0) for name in names},
+        )
+
+    def mean(self, name: str) -> float:
+        """Token-weighted mean loss of a task; NaN when no token of it was seen."""
+        return self.losses[name] / self.tokens[name] if self.tokens.get(name) else math.nan
+
+
+class Feed:
+    """Batches by step number. Samples are drawn with replacement, so that a step depends on no step before it."""
+
+    def __init__(self, pools: Mapping[str, Pool], mixture: Mixture, tokens_per_batch: int, pad_id: int, seed: int):
+        empty = [name for name, rate in mixture.rates.items() if rate and not pools[name].sequences]
+        if empty:
+            dropped = {name: pools[name].dropped for name in empty}
+            raise ValueError(
+                f"training: no sequence for {', '.join(empty)} (dropped for length: {dropped}); raise max_seq_len, or set the rate to 0"
+            )
+        self.names = list(pools)
+        self.pools, self.mixture, self.tokens_per_batch, self.pad_id, self.seed = (
+            pools,
+            mixture,
+            tokens_per_batch,
+            pad_id,
+            seed,
+        )
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of all that batches are drawn from."""
+        digest = hashlib.sha256(f"{self.seed} {self.tokens_per_batch} {self.mixture}".encode())
+        for name in self.names:
+            digest.update(name.encode())
+            for sequence in self.pools[name].sequences:
+                digest.update(sequence.ids.tobytes() + sequence.is_target.tobytes())
+        return digest.hexdigest()
+
+    def at(self, step: int) -> Batch:
+        """About `tokens_per_batch` real tokens (at least one sequence), packed. `groups` counts in the order of `names`."""
+        rng = np.random.default_rng([self.seed, step])
+        shares = self.mixture.at(step)
+        chosen, groups, tokens = [], [], 0
+        while True:
+            name = str(rng.choice(list(shares), p=list(shares.values())))
+            sequences = self.pools[name].sequences
+            sequence = sequences[rng.integers(len(sequences))]
+            tokens += len(sequence)
+            if chosen and tokens > self.tokens_per_batch:
+                return pack(chosen, self.pad_id, groups)
+            chosen.append(sequence)
+            groups.append(self.names.index(name))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is shown while training. losses: since the last log, per task."""
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    tokens_per_s: float
+    eta_s: float
+
+    def as_row(self) -> dict[str, str]:
+        """One line of a table."""
+        minutes, seconds = divmod(round(self.eta_s), 60)
+        losses = {f"{name} loss": f"{loss:.3f}" for name, loss in self.losses.items()}
+        rate = {"tokens/s": f"{self.tokens_per_s:,.0f}", "left": f"{minutes} min {seconds:02d} s"}
+        return {"step": f"{self.step} of {self.steps}", **losses, **rate}
+
+
+def sums_of(losses: Tensor, groups: Tensor, names: Sequence[str]) -> Sums:
+    """Per-token losses [m] with their groups [m] to sums per task."""
+    totals = torch.zeros(len(names), dtype=torch.float64).index_add_(0, groups.cpu(), losses.detach().cpu().double())
+    counts = torch.bincount(groups.cpu(), minlength=len(names))
+    return Sums(dict(zip(names, totals.tolist(), strict=True)), dict(zip(names, counts.tolist(), strict=True)))
+
+
+def objective(losses: Tensor, groups: Tensor) -> Tensor:
+    """The mean over the batch's tasks of each task's mean token loss: a caption of ten tokens weighs as much as a clip of two
+    hundred, or reading would hardly be trained beside writing."""
+    present = groups.unique()
+    return torch.stack([losses[groups == group].mean() for group in present]).mean()
+
+
+def train(
+    model: LumoModel,
+    feed: Feed,
+    params: Training,
+    folder: Path,
+    seed: int,
+    show: Callable[[Progress], None] = lambda progress: None,
+) -> dict[str, Any]:
+    """Train rows (and LoRA, where the model has it) for `params.steps` steps; a run that was cut goes on from its last checkpoint.
+
+    A checkpoint belongs to a run by its parameters, seed, data and starting weights; of another run it is removed.
+    A run that is finished is loaded, not run again.
+
+    Writes `folder/log.jsonl` (one line a step), `folder/checkpoint_<step>/` and, at the end, `folder/final/`.
+    show: called every `params.log_every` steps
+    Returns first and last loss, tokens and target tokens of each task.
+    Raises ModelError for a loss that is not finite, SpaceError for checkpoints of another token space.
+    """
+    optimiser = _optimiser(model, params)
+    trained = [p for group in optimiser.param_groups for p in group["params"]]
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _identity(params, seed, feed, model)
+    log_path = folder / "log.jsonl"
+    start = _resume(model, optimiser, folder, run)
+    if start == params.steps:
+        return summary(log_path, params.log_every)
+    _trim_log(log_path, start)
+    window, window_tokens, since = Sums({}, {}), 0, time.perf_counter()
+    with log_path.open("a") as log:
+        for step in range(start, params.steps):
+            model.train()
+            began = time.perf_counter()
+            batch = feed.at(step)
+            losses, groups = model.token_losses(batch)
+            loss = objective(losses, groups)
+            if not torch.isfinite(loss):
+                raise ModelError(
+                    f"training: loss is {loss.item()} at step {step}; lower the learning rates and start again from the last checkpoint"
+                )
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(trained, 1.0)
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * schedule(step, params)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            sums = sums_of(losses, groups, feed.names)
+            line = {
+                "step": step,
+                "losses": dict(sums.losses),
+                "target_tokens": dict(sums.tokens),
+                "tokens": batch.tokens,
+                "real_share": round(batch.real_share, 4),
+                "gradient_norm": round(float(norm), 4),
+                "seconds": round(time.perf_counter() - began, 4),
+            }
+            log.write(json.dumps(line) + "\n")
+            window, window_tokens = window + sums, window_tokens + batch.tokens
+            if (step + 1) % params.log_every == 0 or step + 1 == params.steps:
+                now = time.perf_counter()
+                rate = (now - since) / (step % params.log_every + 1)
+                means = {name: window.mean(name) for name in feed.names if window.tokens.get(name)}
+                show(
+                    Progress(
+                        step + 1, params.steps, means, window_tokens / (now - since), rate * (params.steps - step - 1)
+                    )
+                )
+                window, window_tokens, since = Sums({}, {}), 0, now
+            if (step + 1) % params.checkpoint_every == 0 and step + 1 < params.steps:
+                log.flush()
+                _checkpoint(model, optimiser, folder / f"checkpoint_{step + 1:06d}", step + 1, run)
+    _checkpoint(model, None, folder / "final", params.steps, run)
+    for old in folder.glob("checkpoint_*"):
+        shutil.rmtree(old)
+    return summary(log_path, params.log_every)
+
+
+def schedule(step: int, params: Training) -> float:
+    """Learning rate as a share of its peak: linear warm-up, then a cosine down to a twentieth."""
+    if step < params.warmup_steps:
+        return (step + 1) / params.warmup_steps
+    done = (step - params.warmup_steps) / max(1, params.steps - params.warmup_steps)
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def summary(log_path: Path, window: int) -> dict[str, Any]:
+    """For each task the mean loss of its first and its last `window` steps that saw it, its target tokens; and the totals."""
+    lines = [json.loads(line) for line in log_path.read_text().splitlines()]
+    tasks: dict[str, Any] = {}
+    for name in sorted({name for line in lines for name, count in line["target_tokens"].items() if count}):
+        saw = [Sums(line["losses"], line["target_tokens"]) for line in lines if line["target_tokens"].get(name)]
+        first, last = (sum(part, Sums({}, {})).mean(name) for part in (saw[:window], saw[-window:]))
+        tasks[name] = {"first_loss": first, "last_loss": last, "target_tokens": sum(sums.tokens[name] for sums in saw)}
+    seconds = sum(line["seconds"] for line in lines)
+    tokens = sum(line["tokens"] for line in lines)
+    return {"tasks": tasks, "tokens": tokens, "seconds": seconds, "tokens_per_s": tokens / seconds,
+            "real_share": float(np.mean([line["real_share"] for line in lines]))}  # fmt: skip
+
+
+def loss_curves(log_path: Path, points: int = 100) -> dict[str, list[tuple[float, float]]]:
+    """For each task (step, token-weighted mean loss) over about `points` stretches of the log."""
+    lines = [json.loads(line) for line in log_path.read_text().splitlines()]
+    stride = max(1, len(lines) // points)
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for start in range(0, len(lines), stride):
+        stretch = sum(
+            (Sums(line["losses"], line["target_tokens"]) for line in lines[start : start + stride]), Sums({}, {})
+        )
+        for name, tokens in sorted(stretch.tokens.items()):
+            if tokens:
+                curves.setdefault(name, []).append((start + stride / 2, stretch.mean(name)))
+    return curves
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def _optimiser(model: LumoModel, params: Training) -> torch.optim.AdamW:
+    groups = [{"params": model.row_parameters(), "peak": params.rows_learning_rate}]
+    if isinstance(params, Stage4):
+        groups.append({"params": model.lora_parameters(), "peak": params.lora_learning_rate})
+    # no weight decay: rows that a batch doesn't hold would shrink at every step
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+
+
+def _identity(params: Training, seed: int, feed: Feed, model: LumoModel) -> dict[str, Any]:
+    """What a checkpoint must share with the run that goes on from it."""
+    start = hashlib.sha256()
+    for parameter in [*model.row_parameters(), *model.lora_parameters()]:
+        start.update(parameter.detach().cpu().numpy().tobytes())
+    described = params.model_dump(mode="json", exclude={"checkpoint_every", "log_every"})
+    return described | {"seed": seed, "data_sha256": feed.sha256, "start_sha256": start.hexdigest()}
+
+
+def _checkpoint(
+    model: LumoModel, optimiser: torch.optim.Optimizer | None, target: Path, step: int, run: dict[str, Any]
+) -> None:
+    """Write a folder that appears whole or not at all; the last one needs no optimiser."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    model.save_into(partial)
+    if optimiser:
+        torch.save(optimiser.state_dict(), partial / "optimiser.pt")
+    write_atomically(partial / "state.json", json.dumps({"step": step, "run": run}, indent=2) + "\n")
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    for old in sorted(target.parent.glob("checkpoint_*"))[:-2]:
+        shutil.rmtree(old)
+
+
+def _resume(model: LumoModel, optimiser: torch.optim.Optimizer, folder: Path, run: dict[str, Any]) -> int:
+    """Load the last checkpoint of this very run; the step to go on with."""
+    for checkpoint in [folder / "final", *sorted(folder.glob("checkpoint_*"), reverse=True)]:
+        if not checkpoint.is_dir():
+            continue
+        state = _state(checkpoint)
+        if state["run"] != run:
+            shutil.rmtree(checkpoint)  # of a run with other parameters or data: this one starts anew
+            continue
+        model.load(checkpoint)
+        if checkpoint.name != "final":
+            optimiser.load_state_dict(torch.load(checkpoint / "optimiser.pt", weights_only=True))
+        return state["step"]
+    return 0
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    try:
+        return json.loads((checkpoint / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{checkpoint}/state.json: can't be read ({error}); remove this folder to go on from the one before"
+        ) from error
+
+
+def _trim_log(path: Path, steps: int) -> None:
+    """Drop lines of steps that will be done again, and a last line that a kill left half-written."""
+    lines = path.read_text().splitlines(keepends=True)[:steps] if path.exists() else []
+    write_atomically(path, "".join(lines))

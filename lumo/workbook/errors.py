@@ -1,0 +1,49 @@
+"""How what goes wrong is said: one line, in a notebook and in a shell."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+MAKE_ROOM = "free some space, then run the same command again; it goes on where it stopped"
+
+
+class WorkbookError(ValueError):
+    """Something a run needs and doesn't have; the message is one line."""
+
+
+def is_expected(error: BaseException) -> bool:
+    """Errors whose line says all there is to say: lumo's own, and a full disk. Anything else deserves its traceback."""
+    ours = type(error).__module__.partition(".")[0] == "lumo" and isinstance(error, Exception)
+    return ours or is_disk_full(error)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def one_line(error: BaseException) -> str:
+    """The error as it is shown to a person."""
+    if is_disk_full(error):
+        what = getattr(error, "filename", None) or "a file of the run"
+        return f"disk full while writing {what}: {MAKE_ROOM}"
+    return f"{type(error).__name__}: {error}"
+
+
+def show_expected_errors_in_one_line() -> None:
+    """In a notebook, expected errors show their line in place of a traceback; the cell fails all the same."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return
+    shell = get_ipython()
+    if shell is not None:
+        # these bases cover every error class of lumo, and leave SyntaxError and KeyboardInterrupt to IPython
+        shell.set_custom_exc((ValueError, RuntimeError, LookupError, OSError), _show)
+
+
+def _show(shell: Any, kind: type, error: BaseException, traceback: Any, tb_offset: int | None = None) -> None:
+    if is_expected(error):
+        # IPython asks the exception for this method, so the line also reaches nbclient, papermill and nbval
+        error._render_traceback_ = lambda: one_line(error).splitlines()  # type: ignore[attr-defined]
+    shell.showtraceback((kind, error, traceback), tb_offset=tb_offset, running_compiled_code=True)

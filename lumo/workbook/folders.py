@@ -1,0 +1,106 @@
+"""Where runs live: `<reports>/<YYYY-MM-DD>-<profile>`, then `-2`, `-3` on the same day.
+
+A folder is finished once it holds `report.json`, which is written last.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from lumo.files import write_atomically
+from lumo.params import ROOT, Profile, check_profile
+from lumo.workbook.errors import WorkbookError
+
+FINISHED = "report.json"
+
+
+def reports_folder(reports: Path | str | None = None) -> Path:
+    """The folder of all reports: the argument, else LUMO_REPORTS, else reports/; relative to the project, always."""
+    return ROOT / (reports or os.environ.get("LUMO_REPORTS") or "reports")
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / FINISHED).is_file()
+
+
+def runs_of(reports: Path, profile: str) -> list[Path]:
+    """The dated folders of a profile, oldest first."""
+    pattern = re.compile(rf"(\d{{4}}-\d\d-\d\d)-{re.escape(profile)}(?:-(\d+))?")
+    found = []
+    for folder in reports.iterdir() if reports.is_dir() else ():
+        match = pattern.fullmatch(folder.name)
+        # the name alone can't tell the second run of `a` from the first of a profile that is called `a-2`
+        if match and folder.is_dir() and profile_name_in(folder) in (None, profile):
+            found.append((match[1], int(match[2] or 1), folder))
+    return [folder for _, _, folder in sorted(found)]
+
+
+def new_folder(reports: Path, profile: str) -> Path:
+    """Today's folder of a profile, made now; a name that is taken gets -2, -3 and so on."""
+    if not re.fullmatch(r"[\w.-]+", profile) or profile.startswith("."):
+        raise WorkbookError(
+            f"profile name '{profile}' can't name a folder; use letters, digits, - and _ in its `profile` key"
+        )
+    reports.mkdir(parents=True, exist_ok=True)
+    today = f"{datetime.date.today():%Y-%m-%d}-{profile}"
+    number = 1
+    while True:
+        folder = reports / (today if number == 1 else f"{today}-{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def current_folder(reports: Path, profile: str) -> Path:
+    """The newest folder of a profile if it isn't finished, else a new one."""
+    runs = runs_of(reports, profile)
+    return runs[-1] if runs and not is_finished(runs[-1]) else new_folder(reports, profile)
+
+
+def last_finished(reports: Path, profile: str, other_than: Path) -> Path | None:
+    """The newest finished report of a profile that isn't this one."""
+    finished = [folder for folder in runs_of(reports, profile) if is_finished(folder) and folder != other_than]
+    return finished[-1] if finished else None
+
+
+def profile_sha256(profile: Profile) -> str:
+    return hashlib.sha256(json.dumps(profile.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def write_profile(folder: Path, profile: Profile) -> None:
+    write_atomically(folder / "profile.yaml", yaml.safe_dump(profile.model_dump(mode="json"), sort_keys=False))
+
+
+def read_profile(folder: Path) -> Profile | None:
+    """The resolved profile that the folder was begun with; None in an empty folder."""
+    path = folder / "profile.yaml"
+    return check_profile(yaml.safe_load(path.read_text()), str(path)) if path.is_file() else None
+
+
+def profile_name_in(folder: Path) -> str | None:
+    path = folder / "profile.yaml"
+    content = yaml.safe_load(path.read_text()) if path.is_file() else None
+    return content.get("profile") if isinstance(content, dict) else None
+
+
+@contextmanager
+def only_runner(folder: Path) -> Iterator[None]:
+    """Two runners in one folder would write over each other; the system drops the lock when its holder is killed."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkbookError(f"another lumo is running in {folder}; wait for it, or stop it first") from None
+        yield

@@ -1,0 +1,141 @@
+"""The whole report: every notebook in order, one line each, and from where it stopped when it is called again."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lumo.files import write_atomically
+from lumo.params import Profile, load_profile
+from lumo.workbook import folders, metrics, progress
+from lumo.workbook.errors import WorkbookError
+from lumo.workbook.pages import duration, gates_of, write_index, write_reports_index
+from lumo.workbook.provenance import commit
+from lumo.workbook.runner import FOLDER, NOTEBOOKS, run_notebook
+
+
+def report(
+    profile: str = "mini",
+    overrides: dict[str, Any] | None = None,
+    fresh: bool = False,
+    *,
+    reports: Path | str | None = None,
+    notebooks: Path = FOLDER,
+    names: Sequence[str] = NOTEBOOKS,
+) -> Path:
+    """Run the notebooks into a dated folder and index them; prints a line for each and returns the index page.
+
+    The newest folder of the profile is gone on with if it isn't finished and has the same resolved profile; notebooks
+    in it whose inputs are unchanged are skipped. fresh: begin a new folder in any case.
+    Raises WorkbookError at the first notebook that fails, naming the notebook, its cell and the error; ParamsError.
+    """
+    overrides = overrides or {}
+    resolved = load_profile(profile, overrides)
+    if missing := [name for name in names if not (notebooks / f"{name}.ipynb").is_file()]:
+        raise WorkbookError(f"no notebook {missing[0]}.ipynb in {notebooks}; check out the whole project")
+    folder = _choose_folder(folders.reports_folder(reports), resolved, fresh)
+    command = command_line(profile, overrides)
+    with folders.only_runner(folder):
+        _run_all(folder, resolved, profile, overrides, notebooks, names, command)
+        return _finish(folder, resolved, names, command)
+
+
+def command_line(profile: str, overrides: dict[str, Any]) -> str:
+    """
+    >>> command_line("mini", {"stage4": {"steps": 10}})
+    'lumo report --profile mini -p stage4.steps 10'
+    """
+    words = ["lumo", "report", "--profile", profile]
+    for key, value in _leaves(overrides):
+        words += ["-p", key, json.dumps(value) if not isinstance(value, str) else value]
+    return shlex.join(words)
+
+
+def _leaves(overrides: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in overrides.items():
+        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return found
+
+
+def _choose_folder(reports: Path, profile: Profile, fresh: bool) -> Path:
+    runs = folders.runs_of(reports, profile.profile)
+    if runs and not fresh and not folders.is_finished(runs[-1]):
+        begun_with = folders.read_profile(runs[-1])
+        if begun_with is None or begun_with == profile:
+            folders.write_profile(runs[-1], profile)
+            return runs[-1]
+    folder = folders.new_folder(reports, profile.profile)
+    folders.write_profile(folder, profile)
+    return folder
+
+
+def _run_all(
+    folder: Path,
+    resolved: Profile,
+    profile: str,
+    overrides: dict[str, Any],
+    notebooks: Path,
+    names: Sequence[str],
+    command: str,
+) -> None:
+    print(f"{folder.name}: {len(names)} notebooks, profile {resolved.profile}", flush=True)
+    expected = _seconds_of(folders.last_finished(folder.parent, resolved.profile, folder))
+    started = time.monotonic()
+    unchanged = True  # a notebook that runs again makes every later one run again: it reads what this one writes
+    for number, name in enumerate(names, 1):
+        print(f"[{number}/{len(names)}] {name} … ", end="", flush=True)
+        inputs = progress.inputs_sha256(resolved, notebooks / f"{name}.ipynb")
+        unchanged = unchanged and progress.is_done(folder, name, inputs)
+        if unchanged:
+            print(f"done before ({duration(_seconds_of(folder)[name])})", flush=True)
+            continue
+        for later in names[number - 1 :]:
+            progress.forget(folder, later)
+        outcome = run_notebook(name, profile, overrides, folder, notebooks)
+        if outcome.failure:
+            print("failed", flush=True)
+            stopped = f"{name} failed{outcome.failure}"
+            page = write_index(folder, names, command, stopped)
+            write_reports_index(folder.parent)
+            raise WorkbookError(
+                f"{stopped} · mend it, then run the same command again: it goes on from {name} · {page}"
+            )
+        left = _left(expected, names[number:])
+        print(f"{duration(outcome.seconds)}  (total {duration(time.monotonic() - started)}{left})", flush=True)
+
+
+def _left(expected: dict[str, float], names: Sequence[str]) -> str:
+    if not names or any(name not in expected for name in names):
+        return ""
+    return f", ≈ {duration(sum(expected[name] for name in names))} left"
+
+
+def _seconds_of(folder: Path | None) -> dict[str, float]:
+    return {name: entry["seconds"] for name, entry in progress.read(folder).items()} if folder else {}
+
+
+def _finish(folder: Path, profile: Profile, names: Sequence[str], command: str) -> Path:
+    figures = metrics.read_metrics(folder)
+    gates = gates_of(figures)
+    passed = sum(bool(gate.get("passed")) for _, gate in gates)
+    page = write_index(folder, names, command)
+    summary = {
+        "profile": profile.profile,
+        "profile_sha256": folders.profile_sha256(profile),
+        "commit": commit(),
+        "finished": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "seconds": metrics.at(figures, "seconds.total") or 0,
+        "gates": {"passed": passed, "total": len(gates)},
+        "command": command,
+    }
+    # written last: its presence means that the report is whole
+    write_atomically(folder / folders.FINISHED, json.dumps(summary, indent=1) + "\n")
+    write_reports_index(folder.parent)
+    print(f"gates: {passed} of {len(gates)} passed\nreport: {page}", flush=True)
+    return page

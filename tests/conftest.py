@@ -1,0 +1,92 @@
+"""Toy parts: every step of the system at a size that takes milliseconds, with random weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+# shapes are checked while the tests run, and cost nothing otherwise
+with install_import_hook(
+    ["lumo.space", "lumo.patterns", "lumo.sequence", "lumo.tokenizer", "lumo.batches", "lumo.model", "lumo.generation", "lumo.ablation"],
+    "beartype.beartype",
+):
+    from lumo.codecs import CodecSet
+    from lumo.codecs.encodec import EncodecCodec
+    from lumo.codecs.finite import FiniteAutoencoder, FiniteCodec, FiniteConfig
+    from lumo.miniature.backbone import make_tokenizer
+    from lumo.model import LumoModel
+    from lumo.tokenizer import UnifiedTokenizer, load_text_tokenizer, make_space
+
+from transformers import EncodecConfig, EncodecModel, Qwen3Config, Qwen3ForCausalLM
+
+torch.set_num_threads(1)
+
+QWEN = {
+    "vocab_size": 768,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+}
+ENCODEC = {
+    "sampling_rate": 16000,
+    "normalize": False,
+    "num_filters": 2,
+    "hidden_size": 8,
+    "codebook_dim": 8,
+    "codebook_size": 16,
+    "num_lstm_layers": 1,
+    "upsampling_ratios": [8, 5, 4, 2],
+    "target_bandwidths": [0.2, 0.4],
+}
+
+
+def make_base(tied: bool = True, seed: int = 0) -> Qwen3ForCausalLM:
+    torch.manual_seed(seed)
+    return Qwen3ForCausalLM(Qwen3Config(**QWEN, tie_word_embeddings=tied)).eval()
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory):
+    """backbone/, image_codec/ and encodec/ with random weights, as the profile's `path` keys take them."""
+    folder = tmp_path_factory.mktemp("toys")
+    make_tokenizer(0, folder / "backbone")
+    make_base().save_pretrained(folder / "backbone")
+    torch.manual_seed(1)
+    FiniteAutoencoder(FiniteConfig(width=4)).save(folder / "image_codec")
+    model = EncodecModel(EncodecConfig(**ENCODEC))
+    for layer in model.quantizer.layers:
+        layer.codebook.embed.normal_()
+    model.save_pretrained(folder / "encodec")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def codecs(toy_folder) -> CodecSet:
+    return CodecSet(FiniteCodec(toy_folder / "image_codec"), EncodecCodec(toy_folder / "encodec", 0.4, 1.0))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(toy_folder, codecs) -> UnifiedTokenizer:
+    """2 audio codebooks of 16, one image codebook of 245; 768 text rows of which fewer are the tokenizer's."""
+    return UnifiedTokenizer(make_space(toy_folder / "backbone", codecs), load_text_tokenizer(toy_folder / "backbone"), codecs)
+
+
+@pytest.fixture
+def space(tokenizer):
+    return tokenizer.space
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+def model(request, tokenizer) -> LumoModel:
+    return LumoModel(make_base(request.param), tokenizer.space)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
