@@ -4,7 +4,7 @@ Teacher-forced loss on the same targets under arms that differ in the input alon
 case's, none. Reading tasks: the correct picture or clip, another case's, code 0 everywhere, random codes. Differences are paired
 case by case, with a bootstrap interval.
 
-Axes: n token · c case.
+Axes: n token of the case's own input · m of another's · k of the arm's · c case.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lumo.files import write_atomically
 from lumo.golden import partner
 from lumo.model import LumoModel
 from lumo.sequence import TokenSequence
-from lumo.shards import Sample
+from lumo.shards import Sample, unit_hash
 from lumo.space import TokenSpace
 from lumo.tasks import TASKS, Task
 
@@ -47,10 +47,15 @@ class CaseLosses:
         return float(self.sums.sum() / self.tokens.sum())
 
 
+def pick(samples: Sequence[Sample], task_name: str, count: int) -> list[Sample]:
+    """At most `count` samples that fit a task, in an order given by a hash of their ids."""
+    return sorted(filter(TASKS[task_name].fits, samples), key=lambda sample: unit_hash(sample.id))[:count]
+
+
 def replace(
-    arm: str, own: Int[np.ndarray, "n"], other: Int[np.ndarray, "n"], space: TokenSpace, rng: np.random.Generator
-) -> Int[np.ndarray, "n"]:
-    """The input ids of an arm, in the same blocks as the case's own."""
+    arm: str, own: Int[np.ndarray, "n"], other: Int[np.ndarray, "m"], space: TokenSpace, rng: np.random.Generator
+) -> Int[np.ndarray, "k"]:
+    """The input ids of an arm; zero and noise stand in the same blocks as the case's own."""
     if arm == "correct":
         return own
     if arm == "shuffled":

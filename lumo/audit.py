@@ -31,10 +31,12 @@ def audit_space(tokenizer: UnifiedTokenizer, media: Iterable[Image | Audio], tex
         first, second = tokenizer.encode(modality, [item])[0], tokenizer.encode(modality, [item])[0]
         same &= bool(np.array_equal(first, second))
         names = tokenizer.blocks(modality)
-        in_blocks &= all(space.blocks[b].name == names[n % len(names)] for n, b in enumerate(space.block_index(first)))
-        sizes &= len(first) == tokenizer.codecs[modality].frames * tokenizer.codecs[modality].codebooks
-        again = tokenizer.encode(modality, tokenizer.decode(modality, first[None]))[0]
-        kept[modality].append(float(np.mean(again == first)))
+        placed = all(space.blocks[b].name == names[n % len(names)] for n, b in enumerate(space.block_index(first)))
+        sized = len(first) == tokenizer.codecs[modality].frames * tokenizer.codecs[modality].codebooks
+        in_blocks, sizes = in_blocks and placed, sizes and sized
+        if placed and sized:  # what is neither doesn't decode, and is a finding, not an error
+            again = tokenizer.encode(modality, tokenizer.decode(modality, first[None]))[0]
+            kept[modality].append(float(np.mean(again == first)))
     encoded = [tokenizer.encode_text(text) for text in texts]
     text_block = space.block("text")
     stays = all(((ids >= text_block.start) & (ids < text_block.end)).all() for ids in encoded)

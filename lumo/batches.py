@@ -51,25 +51,15 @@ class Batch:
 
 
 def pack(sequences: Sequence[TokenSequence], pad_id: int, groups: Sequence[int] | None = None) -> Batch:
-    """Pack sequences into rows as long as the longest, best fit first; none is cut or left out.
+    """Pack sequences into rows, none cut or left out; of a few row lengths, from the longest sequence's up, the one that pads least.
 
     groups: an index for each sequence, carried along to its positions
     """
     groups = groups if groups is not None else [0] * len(sequences)
-    capacity = max(len(sequence) for sequence in sequences)
-    rows: list[list[int]] = []
-    free: list[int] = []
-    for i in sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i)):
-        length = len(sequences[i])
-        fitting = [row for row in range(len(rows)) if free[row] >= length]
-        if fitting:
-            row = min(fitting, key=lambda row: free[row])
-        else:
-            row = len(rows)
-            rows.append([])
-            free.append(capacity)
-        rows[row].append(i)
-        free[row] -= length
+    lengths = [len(sequence) for sequence in sequences]
+    # longer rows pack better and cost attention; from three sequences' length on there is little left to gain
+    layouts = [_best_fit(lengths, round(max(lengths) * stretch)) for stretch in (1, 1.25, 1.5, 2, 2.5, 3)]
+    rows, capacity = min(layouts, key=lambda layout: len(layout[0]) * layout[1])
     shape = (len(rows), capacity)
     input_ids, labels = torch.full(shape, pad_id), torch.full(shape, IGNORE)
     segments, positions, owners = (torch.zeros(shape, dtype=torch.long) for _ in range(3))
@@ -85,3 +75,20 @@ def pack(sequences: Sequence[TokenSequence], pad_id: int, groups: Sequence[int] 
             owners[row, span] = groups[i]
             start += len(ids)
     return Batch(input_ids, labels, segments, positions, owners)
+
+
+def _best_fit(lengths: Sequence[int], capacity: int) -> tuple[list[list[int]], int]:
+    """Indices of sequences for each row, longest first and each into the fullest row that has room; and the fullest row's length."""
+    rows: list[list[int]] = []
+    used: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        fitting = [row for row in range(len(rows)) if used[row] + lengths[i] <= capacity]
+        if fitting:
+            row = max(fitting, key=lambda row: used[row])
+        else:
+            row = len(rows)
+            rows.append([])
+            used.append(0)
+        rows[row].append(i)
+        used[row] += lengths[i]
+    return rows, max(used)

@@ -17,7 +17,7 @@ def write_atomically(path: Path | str, data: bytes | str) -> Path:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError:
+    except BaseException:  # an interrupt leaves nothing behind either
         partial.unlink(missing_ok=True)
         raise
     return path

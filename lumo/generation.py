@@ -4,13 +4,14 @@ A grammar says for each step of an answer which ids may stand there. The head is
 token can't be chosen, whatever the logits are. Blocks are disjoint and an answer's kind is known from its prompt, so the
 grammar needs no search: the step alone tells, for a whole batch at once.
 
-Axes: b case · n token · a allowed id.
+Axes: b case · n token · k token before the end · a allowed id · _ any number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ class Grammar:
     """allowed: the sets of ids that may stand in an answer; set_at(step): which of them, the end token included where an answer
     may end; steps: the most tokens an answer has, its end token included."""
 
-    allowed: tuple[Int[np.ndarray, "a"], ...]
+    allowed: tuple[Int[np.ndarray, "_"], ...]
     set_at: Callable[[int], int]
     end: int
     steps: int
@@ -38,7 +39,7 @@ class Grammar:
             raise IndexError(f"answers have at most {self.steps} tokens, asked for token {step}")
         return self.allowed[self.set_at(step)]
 
-    def accepts(self, ids: Sequence[int]) -> bool:
+    def accepts(self, ids: Sequence[SupportsIndex] | Int[np.ndarray, "n"]) -> bool:
         """Whether a whole answer, end token included, is one that this grammar can give."""
         if not 0 < len(ids) <= self.steps or ids[-1] != self.end or self.end in list(ids[:-1]):
             return False
@@ -86,11 +87,11 @@ GREEDY = Sampling()
 @torch.no_grad()
 def generate(
     model: LumoModel,
-    prompts: Sequence[Int[np.ndarray, "n"]],
+    prompts: Sequence[Int[np.ndarray, "_"]],
     grammar: Grammar,
     sampling: Sampling = GREEDY,
     cases: Sequence[int] | None = None,
-) -> list[Int[np.ndarray, "n"]]:
+) -> list[Int[np.ndarray, "_"]]:
     """Answers to a batch of prompts, end tokens left off.
 
     Prompts may differ in length: they are padded on the left, where nothing looks at the padding.
@@ -146,6 +147,6 @@ def _choose(logits: Float[Tensor, "b a"], sampling: Sampling, draws: list[np.ran
     return logits.argmax(-1)
 
 
-def _content(answer: Int[np.ndarray, "n"], end: int) -> Int[np.ndarray, "n"]:
+def _content(answer: Int[np.ndarray, "n"], end: int) -> Int[np.ndarray, "k"]:
     stops = np.nonzero(answer == end)[0]
     return answer[: stops[0]] if len(stops) else answer

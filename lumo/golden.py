@@ -85,6 +85,7 @@ def frozen(path: Path, samples: Sequence[Sample], count: int, space: TokenSpace)
         if all(len(cases) == count for cases in suites.values()) and suites.keys() == TASKS.keys():
             return suites
     suites = {name: choose(samples, name, count) for name in TASKS}
+    space.save(path.parent)
     write_atomically(path, _as_json(suites, space))
     return suites
 
@@ -109,16 +110,23 @@ def thaw(path: Path, space: TokenSpace) -> dict[str, list[Sample]]:
     """Read frozen suites. Raises GoldenError for damage, SpaceError for another token space."""
     try:
         content = json.loads(path.read_text())
-        if content["space_sha256"] != space.sha256:
-            raise SpaceError(
-                f"{path}: token space {content['space_sha256'][:12]}, expected {space.sha256[:12]}; freeze the suites again (run 05_golden)"
-            )
-        return {
-            task: [Sample(c["id"], {name: np.array(line) for name, line in c["ids"].items()}, c["row"]) for c in cases]
-            for task, cases in content["suites"].items()
-        }
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise GoldenError(f"{path}: no golden suites that can be read ({error!r}); run 05_golden") from error
+        if content["space_sha256"] == space.sha256:
+            return {task: [_case(c, space) for c in cases] for task, cases in content["suites"].items()}
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise GoldenError(
+            f"{path}: no golden suites that can be read ({error!r}); remove the file and run 05_golden"
+        ) from error
+    space.check_same(TokenSpace.load(path.parent), str(path))
+    raise SpaceError(
+        f"{path}: token space {str(content['space_sha256'])[:12]}, expected {space.sha256[:12]}; remove the file and run 05_golden"
+    )
+
+
+def _case(content: Mapping, space: TokenSpace) -> Sample:
+    ids = {name: np.array(line, dtype=np.int64) for name, line in content["ids"].items()}
+    for line in ids.values():
+        space.block_index(line)  # refuses ids outside the space
+    return Sample(content["id"], ids, content["row"])
 
 
 def run_suite(
@@ -182,8 +190,9 @@ def _decode(modality: str, ids: Int[np.ndarray, "n"], tokenizer: UnifiedTokenize
 
 
 def combination(sample: Sample) -> str:
-    """What a sample shows, whatever its number: ids of the world end in one."""
-    return sample.id.rpartition("-")[0] or sample.id
+    """What a sample shows, in whatever wording; a sample of another source stands for itself."""
+    scenes = [scores.scene_of_row(sample.row, modality) for modality in sample.row["modalities"]]
+    return "+".join(scene.name for scene in scenes if scene) or sample.id
 
 
 def partner(i: int, cases: Sequence[Sample]) -> int:

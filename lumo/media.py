@@ -9,6 +9,7 @@ one line that says which file, what was found and what was expected. Nothing is 
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,11 @@ import soundfile
 from jaxtyping import Float32, UInt8
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
+
+# libsndfile reads many more, and shortens a cut one in silence; a cut Ogg is shorter too, which the policy tells
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
+SOUND_FORMATS = ("WAV", "WAVEX", "FLAC", "MP3", "OGG")
+PNG_END = b"IEND\xaeB`\x82"
 
 
 class MediaError(ValueError):
@@ -90,17 +96,30 @@ def read_image(path: Path | str, resolution: tuple[int, int] | None = None) -> I
     path = Path(path)
     data = _bytes_of(path)
     try:
-        with PILImage.open(io.BytesIO(data)) as file:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", PILImage.DecompressionBombWarning)
+            # decoding skips a PNG's checksums and its end; `verify` skips the last one
+            PILImage.open(io.BytesIO(data), formats=PICTURE_FORMATS).verify()
+        with PILImage.open(io.BytesIO(data), formats=PICTURE_FORMATS) as file:
             # checked before the pixels are decoded: the header alone tells, and a bomb is never unpacked
             if resolution and (file.height, file.width) != tuple(resolution):
                 raise MediaError(
                     f"{path}: picture is {file.width}x{file.height} pixels, "
                     f"expected {resolution[1]}x{resolution[0]}; resize it first"
                 )
+            if file.format == "PNG" and PNG_END not in data:
+                raise MediaError(f"{path}: truncated, expected a PNG up to its end mark; export it again")
             pixels = np.asarray(file.convert("RGB"), dtype=np.uint8)
     except MediaError:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        PILImage.DecompressionBombError,
+        PILImage.DecompressionBombWarning,
+    ) as error:
         reason = "no picture format known here" if isinstance(error, UnidentifiedImageError) else str(error)
         raise MediaError(
             f"{path}: not a readable picture ({reason}); expected PNG, JPEG or WebP; export it again"
@@ -118,7 +137,11 @@ def read_audio(path: Path | str, policy: ClipPolicy | None = None) -> Audio:
     data = _bytes_of(path)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate, channels, frames, subformat = file.samplerate, file.channels, file.frames, file.format
+            rate, channels, frames = file.samplerate, file.channels, file.frames
+            if file.format not in SOUND_FORMATS:
+                raise MediaError(f"{path}: sound is {file.format}, expected WAV, FLAC, MP3 or Ogg; convert it first")
+            if file.format.startswith("WAV"):
+                _check_wav_whole(path, data, frames)
             if policy:
                 _check_policy(path, policy, rate, channels, frames)
             samples = file.read(dtype="float32", always_2d=True).T
@@ -126,10 +149,9 @@ def read_audio(path: Path | str, policy: ClipPolicy | None = None) -> Audio:
         raise MediaError(
             f"{path}: not a readable sound ({error.error_string}); expected WAV, FLAC, MP3 or Ogg; export it again"
         ) from error
-    promised = _wav_frames_promised(data) if subformat == "WAV" else frames
-    if samples.shape[1] < max(frames, promised):
+    if samples.shape[1] < frames:
         raise MediaError(
-            f"{path}: truncated, the header promises {max(frames, promised)} samples, got {samples.shape[1]}; export it again"
+            f"{path}: truncated, the header promises {frames} samples, got {samples.shape[1]}; export it again"
         )
     if not np.isfinite(samples).all():
         raise MediaError(
@@ -150,8 +172,8 @@ def _check_policy(path: Path, policy: ClipPolicy, rate: int, channels: int, fram
         )
 
 
-def _wav_frames_promised(data: bytes) -> int:
-    """Samples that a WAV's own header claims; libsndfile shortens the claim to what is there, and says nothing."""
+def _check_wav_whole(path: Path, data: bytes, frames: int) -> None:
+    """Against the samples that a WAV's own header claims; libsndfile shortens the claim to what is there, and says nothing."""
     at = 12
     block_align = 0
     while at + 8 <= len(data):
@@ -160,9 +182,13 @@ def _wav_frames_promised(data: bytes) -> int:
             block_align = int.from_bytes(data[at + 20 : at + 22], "little")
         if name == b"data":
             # 0xFFFFFFFF is what a streaming writer leaves when it doesn't know the length
-            return size // block_align if block_align and size != 0xFFFFFFFF else 0
+            promised = size // block_align if block_align and size != 0xFFFFFFFF else 0
+            break
         at += 8 + size + size % 2
-    return 0
+    else:
+        raise MediaError(f"{path}: truncated, expected a WAV with a data chunk; export it again")
+    if frames < promised:
+        raise MediaError(f"{path}: truncated, the header promises {promised} samples, got {frames}; export it again")
 
 
 def _bytes_of(path: Path) -> bytes:

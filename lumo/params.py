@@ -68,14 +68,14 @@ class Data(Section):
 class ImageCodec(Section):
     """path: a folder with weights; null is the miniature's own."""
 
-    name: Literal["miniature"] = "miniature"
+    name: Literal["finite"] = "finite"
     path: str | None = None
 
 
 class AudioCodec(Section):
     """bandwidth_kbps chooses the number of codebooks; it is explicit because the default differs between releases."""
 
-    name: Literal["encodec"] = "encodec"
+    name: Literal["spectral", "encodec"]
     path: str | None = None
     bandwidth_kbps: Positive
     clip_s: Positive

@@ -13,9 +13,11 @@ from lumo.media import Audio, Image
 
 
 def scene_of_row(row: Mapping, modality: str) -> world.Scene | None:
-    """What a row's picture or clip shows, if the world knows it."""
+    """What a row's picture or clip shows, if the world knows it; other datasets may have a `kind` of their own."""
     medium = row["modalities"].get(modality)
-    return world.scene_of(medium["meta"]) if medium and "kind" in medium["meta"] else None
+    meta = medium["meta"] if medium else {}
+    known = world.ATTRIBUTES.get(str(meta.get("kind")))
+    return world.scene_of(meta) if known and set(known) <= meta.keys() else None
 
 
 def attributes(media: Image | Audio | str | None, scene: world.Scene) -> dict[str, bool]:

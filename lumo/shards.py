@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from lumo.codecs import CodecError
 from lumo.datasets.manifest import ManifestError, Row, inside, read_manifest
 from lumo.files import write_atomically
 from lumo.media import MediaError
-from lumo.space import TokenSpace
+from lumo.space import SpaceError, TokenSpace
 from lumo.tokenizer import UnifiedTokenizer
 
 SPLITS = ("train", "eval", "golden")
@@ -137,7 +138,7 @@ def _whole(stem: Path, fingerprint: str) -> dict[str, Any] | None:
     try:
         card = json.loads(stem.with_suffix(".json").read_text())
         same = card["fingerprint"] == fingerprint and card["sha256"] == _sha256(stem.with_suffix(".tar"))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return card if same else None
 
@@ -225,13 +226,12 @@ def read_index(folder: Path, space: TokenSpace) -> dict[str, Any]:
     """`shards.json`, checked against the token space. Raises ShardError or SpaceError."""
     try:
         index = json.loads((folder / "shards.json").read_text())
-    except (OSError, ValueError) as error:
+        got, _ = index["space_sha256"], index["splits"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ShardError(f"{folder}: no whole set of shards (shards.json: {error}); run 02_shards") from error
-    if index["space_sha256"] != space.sha256:
+    if got != space.sha256:
         space.check_same(TokenSpace.load(folder), str(folder))
-        raise ShardError(
-            f"{folder}/shards.json: token space {index['space_sha256'][:12]}, expected {space.sha256[:12]}; run 02_shards"
-        )
+        raise ShardError(f"{folder}/shards.json: token space {got[:12]}, expected {space.sha256[:12]}; run 02_shards")
     return index
 
 
@@ -243,7 +243,13 @@ def read_shards(folder: Path, split: str, space: TokenSpace) -> list[Sample]:
         if not path.is_file() or _sha256(path) != shard["sha256"]:
             raise ShardError(f"{path}: missing or damaged, its SHA-256 is not the one in shards.json; run 02_shards")
         dataset = webdataset.WebDataset([str(path)], shardshuffle=False, empty_check=False)
-        samples += [_unpack(members, space) for members in dataset]
+        try:
+            samples += [_unpack(members, space) for members in dataset]
+        except SpaceError as error:
+            raise SpaceError(f"{path}: {error}") from error
+        except (ValueError, KeyError, tarfile.TarError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ShardError(f"{path}: holds what lumo doesn't write ({reason}); run 02_shards") from error
     return samples
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +26,9 @@ from torch import Tensor, nn
 
 from lumo.batches import Batch, pack
 from lumo.files import write_atomically
-from lumo.model import LumoModel, ModelError
+from lumo.model import LumoModel, ModelError, whole_folder
 from lumo.params import Stage4, Training
+from lumo.space import TokenSpace
 from lumo.tasks import Mixture, Pool
 
 
@@ -142,7 +144,8 @@ def train(
     Writes `folder/log.jsonl` (one line a step), `folder/checkpoint_<step>/` and, at the end, `folder/final/`.
     show: called every `params.log_every` steps
     Returns first and last loss, tokens and target tokens of each task.
-    Raises ModelError for a loss that is not finite, SpaceError for checkpoints of another token space.
+    Raises ModelError for a loss that is not finite, for a checkpoint that is damaged or can't be written, SpaceError for
+    checkpoints of another token space.
     """
     optimiser = _optimiser(model, params)
     trained = [p for group in optimiser.param_groups for p in group["params"]]
@@ -151,9 +154,10 @@ def train(
     log_path = folder / "log.jsonl"
     start = _resume(model, optimiser, folder, run)
     if start == params.steps:
+        _remove_checkpoints(folder)  # of a run that was killed between its last write and this
         return summary(log_path, params.log_every)
     _trim_log(log_path, start)
-    window, window_tokens, since = Sums({}, {}), 0, time.perf_counter()
+    window, window_tokens, shown, since = Sums({}, {}), 0, start, time.perf_counter()
     with log_path.open("a") as log:
         for step in range(start, params.steps):
             model.train()
@@ -185,20 +189,19 @@ def train(
             window, window_tokens = window + sums, window_tokens + batch.tokens
             if (step + 1) % params.log_every == 0 or step + 1 == params.steps:
                 now = time.perf_counter()
-                rate = (now - since) / (step % params.log_every + 1)
+                rate = (now - since) / (step + 1 - shown)
                 means = {name: window.mean(name) for name in feed.names if window.tokens.get(name)}
                 show(
                     Progress(
                         step + 1, params.steps, means, window_tokens / (now - since), rate * (params.steps - step - 1)
                     )
                 )
-                window, window_tokens, since = Sums({}, {}), 0, now
+                window, window_tokens, shown, since = Sums({}, {}), 0, step + 1, now
             if (step + 1) % params.checkpoint_every == 0 and step + 1 < params.steps:
                 log.flush()
                 _checkpoint(model, optimiser, folder / f"checkpoint_{step + 1:06d}", step + 1, run)
     _checkpoint(model, None, folder / "final", params.steps, run)
-    for old in folder.glob("checkpoint_*"):
-        shutil.rmtree(old)
+    _remove_checkpoints(folder)
     return summary(log_path, params.log_every)
 
 
@@ -263,16 +266,17 @@ def _checkpoint(
     model: LumoModel, optimiser: torch.optim.Optimizer | None, target: Path, step: int, run: dict[str, Any]
 ) -> None:
     """Write a folder that appears whole or not at all; the last one needs no optimiser."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    model.save_into(partial)
-    if optimiser:
-        torch.save(optimiser.state_dict(), partial / "optimiser.pt")
-    write_atomically(partial / "state.json", json.dumps({"step": step, "run": run}, indent=2) + "\n")
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with whole_folder(target) as partial:
+        model.save_into(partial)
+        if optimiser:
+            torch.save(optimiser.state_dict(), partial / "optimiser.pt")
+        write_atomically(partial / "state.json", json.dumps({"step": step, "run": run}, indent=2) + "\n")
     for old in sorted(target.parent.glob("checkpoint_*"))[:-2]:
+        shutil.rmtree(old)
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for old in folder.glob("checkpoint_*"):
         shutil.rmtree(old)
 
 
@@ -281,24 +285,32 @@ def _resume(model: LumoModel, optimiser: torch.optim.Optimizer, folder: Path, ru
     for checkpoint in [folder / "final", *sorted(folder.glob("checkpoint_*"), reverse=True)]:
         if not checkpoint.is_dir():
             continue
+        model.space.check_same(TokenSpace.load(checkpoint), str(checkpoint))
         state = _state(checkpoint)
         if state["run"] != run:
             shutil.rmtree(checkpoint)  # of a run with other parameters or data: this one starts anew
             continue
         model.load(checkpoint)
         if checkpoint.name != "final":
-            optimiser.load_state_dict(torch.load(checkpoint / "optimiser.pt", weights_only=True))
+            try:
+                optimiser.load_state_dict(torch.load(checkpoint / "optimiser.pt", weights_only=True))
+            except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+                raise _damaged(checkpoint / "optimiser.pt", error) from error
         return state["step"]
     return 0
 
 
 def _state(checkpoint: Path) -> dict[str, Any]:
     try:
-        return json.loads((checkpoint / "state.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{checkpoint}/state.json: can't be read ({error}); remove this folder to go on from the one before"
-        ) from error
+        state = json.loads((checkpoint / "state.json").read_text())
+        return {"step": state["step"], "run": state["run"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(checkpoint / "state.json", error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ModelError:
+    reason = " ".join(str(error).split())[:200]
+    return ModelError(f"{path}: can't be read ({reason}); remove {path.parent.name} to go on from the one before")
 
 
 def _trim_log(path: Path, steps: int) -> None:

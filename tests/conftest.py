@@ -9,9 +9,20 @@ from jaxtyping import install_import_hook
 
 # shapes are checked while the tests run, and cost nothing otherwise
 with install_import_hook(
-    ["lumo.space", "lumo.patterns", "lumo.sequence", "lumo.tokenizer", "lumo.batches", "lumo.model", "lumo.generation", "lumo.ablation"],
+    [
+        "lumo.space",
+        "lumo.patterns",
+        "lumo.sequence",
+        "lumo.tokenizer",
+        "lumo.batches",
+        "lumo.model",
+        "lumo.generation",
+        "lumo.ablation",
+    ],
     "beartype.beartype",
 ):
+    import lumo.ablation
+    import lumo.generation  # noqa: F401 - the two are imported here to be hooked
     from lumo.codecs import CodecSet
     from lumo.codecs.encodec import EncodecCodec
     from lumo.codecs.finite import FiniteAutoencoder, FiniteCodec, FiniteConfig
@@ -58,11 +69,18 @@ def toy_folder(tmp_path_factory):
     make_tokenizer(0, folder / "backbone")
     make_base().save_pretrained(folder / "backbone")
     torch.manual_seed(1)
-    FiniteAutoencoder(FiniteConfig(width=4)).save(folder / "image_codec")
-    model = EncodecModel(EncodecConfig(**ENCODEC))
-    for layer in model.quantizer.layers:
-        layer.codebook.embed.normal_()
-    model.save_pretrained(folder / "encodec")
+    # fresh weights give every picture and every clip one and the same code; these tell them apart
+    image, audio = FiniteAutoencoder(FiniteConfig(width=4)), EncodecModel(EncodecConfig(**ENCODEC))
+    with torch.no_grad():
+        image.encoder[-1].weight.mul_(10)
+        for name, value in audio.named_parameters():
+            if "bias" in name:
+                value.zero_()
+        spread = audio.encoder(torch.randn(8, 1, 4000) * torch.logspace(-2, 0, 8)[:, None, None]).std()
+        for layer in audio.quantizer.layers:
+            layer.codebook.embed.normal_(0, spread)
+    image.save(folder / "image_codec")
+    audio.save_pretrained(folder / "encodec")
     return folder
 
 
@@ -74,7 +92,9 @@ def codecs(toy_folder) -> CodecSet:
 @pytest.fixture(scope="session")
 def tokenizer(toy_folder, codecs) -> UnifiedTokenizer:
     """2 audio codebooks of 16, one image codebook of 245; 768 text rows of which fewer are the tokenizer's."""
-    return UnifiedTokenizer(make_space(toy_folder / "backbone", codecs), load_text_tokenizer(toy_folder / "backbone"), codecs)
+    return UnifiedTokenizer(
+        make_space(toy_folder / "backbone", codecs), load_text_tokenizer(toy_folder / "backbone"), codecs
+    )
 
 
 @pytest.fixture

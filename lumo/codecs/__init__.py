@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Int
 
-from lumo.media import Audio, Image
+from lumo.media import Audio, ClipPolicy, Image
 from lumo.params import Codecs as CodecParams
 from lumo.params import weights_folder
 
@@ -63,12 +63,27 @@ def weights_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_clips(media: Sequence[Audio], policy: ClipPolicy) -> None:
+    """Raises CodecError for a clip that isn't what the policy says."""
+    for audio in media:
+        got, expected = (
+            (audio.sample_rate_hz, *audio.samples.shape),
+            (policy.sample_rate_hz, policy.channels, policy.samples),
+        )
+        if got != expected:
+            raise CodecError(
+                f"codec 'audio' reads (Hz, channels, samples) {expected}, got {got}; resample or cut it first"
+            )
+
+
 def load_codecs(params: CodecParams) -> CodecSet:
     """The codecs that a profile names, from their folders or from the miniature. Raises CodecError."""
     # imported here: the protocol alone needs no torch
     from lumo.codecs.encodec import EncodecCodec
     from lumo.codecs.finite import FiniteCodec
+    from lumo.codecs.spectral import SpectralCodec
 
     image = FiniteCodec(weights_folder(params.image.path, "image_codec"))
-    audio = EncodecCodec(weights_folder(params.audio.path, "encodec"), params.audio.bandwidth_kbps, params.audio.clip_s)
-    return CodecSet(image, audio)
+    folder = weights_folder(params.audio.path, "audio_codec")
+    adapter = {"encodec": EncodecCodec, "spectral": SpectralCodec}[params.audio.name]
+    return CodecSet(image, adapter(folder, params.audio.bandwidth_kbps, params.audio.clip_s))

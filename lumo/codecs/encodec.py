@@ -7,6 +7,7 @@ Axes: b clip · c channel · samples · k codebook · t frame.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
+from safetensors import SafetensorError
 from transformers import EncodecModel
 
-from lumo.codecs import CodecError, weights_sha256
+from lumo.codecs import CodecError, check_clips, weights_sha256
 from lumo.media import Audio, ClipPolicy, read_audio
 
 
@@ -33,11 +35,18 @@ class EncodecCodec:
 
     def __init__(self, folder: Path, bandwidth_kbps: float, clip_s: float):
         try:
-            self.model = EncodecModel.from_pretrained(folder, use_safetensors=True, local_files_only=True).eval()
-        except (OSError, RuntimeError, ValueError) as error:
+            # without a config transformers would go on with the 24 kHz model's
+            json.loads((folder / "config.json").read_text())["model_type"]
+            model, loaded = EncodecModel.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+            if loaded["missing_keys"]:  # transformers would fill them with random numbers
+                raise ValueError(f"model.safetensors lacks {min(loaded['missing_keys'])}")
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CodecError(f"{folder}: no EnCodec that can be read ({reason}); fetch or make it again") from error
-        config = self.model.config
+        self.model = model.eval()
+        config = model.config
         if bandwidth_kbps not in config.target_bandwidths:
             raise CodecError(
                 f"{folder}: no bandwidth of {bandwidth_kbps:g} kbit/s, expected one of {config.target_bandwidths}"
@@ -48,8 +57,8 @@ class EncodecCodec:
                 "use a model with normalize=false"
             )
         self.folder = folder
-        self.bandwidth_kbps = bandwidth_kbps
-        self.policy = ClipPolicy(config.sampling_rate, config.audio_channels, clip_s)
+        self.bandwidth_kbps = float(bandwidth_kbps)  # 6 and 6.0 must give one card, and one hash
+        self.policy = ClipPolicy(config.sampling_rate, config.audio_channels, float(clip_s))
         self.codebooks = self.model.quantizer.get_num_quantizers_for_bandwidth(bandwidth_kbps)
         self.cardinality = config.codebook_size
         self.frames = -(-self.policy.samples // config.hop_length)
@@ -75,13 +84,7 @@ class EncodecCodec:
 
     @torch.no_grad()
     def encode(self, media: Sequence[Audio]) -> Int[np.ndarray, "b k t"]:
-        for audio in media:
-            got = (audio.sample_rate_hz, *audio.samples.shape)
-            expected = (self.policy.sample_rate_hz, self.policy.channels, self.policy.samples)
-            if got != expected:
-                raise CodecError(
-                    f"codec 'audio' reads (Hz, channels, samples) {expected}, got {got}; resample or cut it first"
-                )
+        check_clips(media, self.policy)
         samples = torch.from_numpy(np.stack([audio.samples for audio in media]))
         codes = self.model.encode(samples, bandwidth=self.bandwidth_kbps).audio_codes
         # one chunk [1 b k t]; models that cut a clip into chunks put them one after another in time

@@ -101,7 +101,10 @@ class FiniteAutoencoder(nn.Module):
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / "model.safetensors")
+        # half precision halves the file; loading copies into fp32, so there is one rounding and it is the weights'
+        save_file(
+            {name: value.half().contiguous() for name, value in self.state_dict().items()}, folder / "model.safetensors"
+        )
 
     @classmethod
     def load(cls, folder: Path) -> FiniteAutoencoder:
@@ -161,6 +164,11 @@ class FiniteCodec:
 
     @torch.no_grad()
     def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Image]:
+        if codes.shape[1:] != (1, self.frames):
+            raise CodecError(
+                f"codec 'image' decodes (codebooks, cells) {(1, self.frames)}, got {codes.shape[1:]}; "
+                "is this another codec's picture?"
+            )
         pixels = self.model.decode(torch.from_numpy(codes)[:, 0])
         pixels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
         return [Image(picture) for picture in pixels.contiguous().numpy()]

@@ -6,11 +6,21 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+
+def _plain(value: str) -> str:
+    """Ids and paths are named in messages of one line."""
+    if not value or re.search(r"[\x00-\x1f\x7f]", value):
+        raise ValueError(f"got {value!r}, expected a name without control characters")
+    return value
+
+
+Plain = Annotated[str, AfterValidator(_plain)]
 
 
 class ManifestError(ValueError):
@@ -19,7 +29,7 @@ class ManifestError(ValueError):
 
 class Medium(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-    path: str = Field(min_length=1)
+    path: Plain
     meta: dict[str, Any] = {}
 
 
@@ -43,7 +53,7 @@ class Row(BaseModel):
     """One sample as a dataset describes it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    id: str = Field(min_length=1)
+    id: Plain
     modalities: Modalities
     text: Text
     task: str
@@ -55,7 +65,7 @@ class Row(BaseModel):
 def read_manifest(path: Path) -> tuple[list[Row], list[str]]:
     """Rows, and one line for each row that was left out. Raises ManifestError when there is no manifest at all."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a caption may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: can't be read ({error}); expected a manifest, one JSON object a line") from error
     rows, left_out, seen = [], [], set()
@@ -63,7 +73,7 @@ def read_manifest(path: Path) -> tuple[list[Row], list[str]]:
         if not line.strip():
             continue
         try:
-            row = Row.model_validate(json.loads(line))
+            row = Row.model_validate_json(line)
             if not (row.text.caption or "").strip():
                 raise ValueError(f"'{row.id}' has an empty caption, expected words")
             if not row.modalities.items():
@@ -72,9 +82,13 @@ def read_manifest(path: Path) -> tuple[list[Row], list[str]]:
                 raise ValueError(f"id '{row.id}' stands there twice, the first is kept")
         except ValidationError as error:
             first = error.errors()[0]
-            left_out.append(f"{path.name}:{number}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}")
+            key = " ".join(".".join(map(str, first["loc"])).split())
+            reason = first["msg"].removeprefix("Value error, ")
+            left_out.append(
+                f"{path.name}:{number}: {f'{key}: ' if key else ''}{reason[0].lower()}{reason[1:]}; mend the row"
+            )
         except ValueError as error:
-            left_out.append(f"{path.name}:{number}: {error}")
+            left_out.append(f"{path.name}:{number}: {error}; mend the row")
         else:
             seen.add(row.id)
             rows.append(row)
@@ -83,7 +97,10 @@ def read_manifest(path: Path) -> tuple[list[Row], list[str]]:
 
 def inside(folder: Path, relative: str) -> Path:
     """A path that stands in a manifest, within the manifest's folder. Raises ManifestError for one that leaves it."""
-    path = (folder / relative).resolve()
+    try:
+        path = (folder / relative).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a null byte
+        raise ManifestError(f"{relative!r}: no path ({error}); name a file in the manifest's folder") from error
     if not path.is_relative_to(folder.resolve()):
         raise ManifestError(f"{relative}: leaves the manifest's folder {folder}; put the file inside it")
     return path

@@ -11,7 +11,7 @@ from lumo.params import MINIATURE
 def install_weights(folder: Path) -> dict[str, int]:
     """Copy what 90_miniature made into the package. Returns the bytes of each file."""
     sizes = {}
-    for part in ("image_codec", "encodec", "backbone"):
+    for part in ("image_codec", "audio_codec", "backbone"):
         target = MINIATURE / part
         target.mkdir(parents=True, exist_ok=True)
         for file in sorted((folder / part).glob("*")):

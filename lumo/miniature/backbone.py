@@ -160,4 +160,5 @@ def train(
             step += 1
             if step % 50 == 0:
                 print(json.dumps({"step": step, "done": round(done, 4), "loss": loss.item()}), file=log, flush=True)
-    model.eval().save_pretrained(folder)
+    # as published models come; runs on a CPU compute in fp32 all the same
+    model.eval().to(torch.bfloat16).save_pretrained(folder)

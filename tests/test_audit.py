@@ -1,0 +1,147 @@
+"""Audits: true on what is right, and false on what is broken on purpose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from toys import make_samples
+
+from lumo import audit
+from lumo.audit import HostileModel, audit_shards, audit_space, codebook_usage, hostile_decoding, text_logits
+from lumo.datasets import world
+from lumo.media import Image, png_bytes, wav_bytes
+from lumo.space import CONTROL
+from lumo.tasks import TASKS
+from lumo.tokenizer import UnifiedTokenizer
+
+TEXTS = [
+    "a small red circle",
+    "",
+    "  two  spaces\n",
+    "naïve 図 \U0001f600",
+    " ".join(CONTROL),
+    "<|endoftext|>",
+    "x" * 10_000,
+]
+
+
+@pytest.fixture(scope="module")
+def media():
+    rows = [row for row in world.rows(2, 2, 0, 0) if row["source"] == "world"]
+    return [world.render(medium["meta"]) for row in rows for medium in row["modalities"].values()]
+
+
+def test_space_of_toy_parts_is_sound(tokenizer, media):
+    findings = audit_space(tokenizer, media, TEXTS)
+    shares = {name: findings.pop(name) for name in ("idempotent_image", "idempotent_audio")}
+    assert findings == dict.fromkeys(("deterministic", "in_blocks", "sizes_match", "text_round_trips"), True)
+    assert all(0 <= share <= 1 for share in shares.values())
+
+
+class Broken(UnifiedTokenizer):
+    """A tokenizer with one fault."""
+
+    def __init__(self, whole: UnifiedTokenizer, fault: str):
+        super().__init__(whole.space, whole.text, whole.codecs)
+        self.fault, self.calls = fault, 0
+
+    def encode(self, modality, media):
+        ids = super().encode(modality, media).copy()
+        self.calls += 1
+        if self.fault == "deterministic" and modality == "image":
+            start = self.space.block("image").start
+            ids[0, 0] = start + (ids[0, 0] - start + self.calls) % 245
+        if self.fault == "in_blocks" and modality == "audio":
+            ids[:, [0, 1]] = ids[:, [1, 0]]  # the two codebooks of a frame change places
+        if self.fault == "sizes_match" and modality == "audio":
+            ids = ids[:, :-2]
+        return ids
+
+    def encode_text(self, text):
+        ids = super().encode_text(text)
+        return ids[:-1] if self.fault == "text_round_trips" else ids
+
+
+@pytest.mark.parametrize("fault", ["deterministic", "in_blocks", "sizes_match", "text_round_trips"])
+def test_each_fault_is_found(tokenizer, media, fault):
+    findings = audit_space(Broken(tokenizer, fault), media, TEXTS[:3])
+    wrong = {name for name in ("deterministic", "in_blocks", "sizes_match", "text_round_trips") if not findings[name]}
+    assert wrong == {fault}
+
+
+# --- hostile logits ---------------------------------------------------------------------------------------------------
+
+
+def test_all_hostile_decoding_decodes(model, tokenizer):
+    table = hostile_decoding(model, tokenizer, max_text_tokens=8, cases=3, seed=0)
+    assert [(line["task"], line["logits"]) for line in table] == [
+        (name, kind) for name in TASKS for kind in ("random", "huge", "not a number")
+    ]
+    assert all(line["decoded"] == line["cases"] == 3 for line in table)
+
+
+def test_hostile_logits_are_hostile_and_the_model_stays_itself(model, tokenizer):
+    weights, training = model.base_sha256(), model.training
+    ids = torch.zeros(2, 3, dtype=torch.long)
+    states = {kind: HostileModel(model, kind, 0).hidden(ids, ids, ids) for kind in ("random", "huge", "not a number")}
+    assert states["random"].shape == (2, 3, 32)
+    assert states["huge"].abs().max() > 1e29
+    assert states["not a number"].isnan().all()
+    assert model.base_sha256() == weights
+    assert model.training == training
+
+
+def test_an_answer_that_breaks_the_grammar_is_no_pass(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(audit, "generate", lambda model, prompts, grammar, sampling: [np.array([0, 1])] * len(prompts))
+    with pytest.raises((AssertionError, ValueError)):
+        hostile_decoding(model, tokenizer, 8, 2, 0)
+
+
+# --- logits of text, codes, shards ------------------------------------------------------------------------------------
+
+
+def test_text_logits_are_the_bases_own(model, tokenizer):
+    sentences = ["a small red circle", "seven"]
+    for sentence, logits in zip(sentences, text_logits(model, tokenizer, sentences), strict=True):
+        with torch.no_grad():
+            own = model.base(torch.from_numpy(tokenizer.encode_text(sentence))[None]).logits[0]
+        assert logits.shape == own.shape
+        torch.testing.assert_close(logits, own, rtol=0, atol=1e-5)
+
+
+def test_codebook_usage_by_hand(tokenizer):
+    samples = make_samples(tokenizer, images=1, clips=1)
+    space = tokenizer.space
+    samples[0].ids["image"][:] = space.block("image").start + np.arange(64) % 4
+    samples[1].ids["audio"][0::2] = space.block("audio0").start + 7
+    samples[1].ids["audio"][1::2] = space.block("audio1").start + np.arange(50) % 2
+    assert codebook_usage(samples, space) == [("image", 4, 245, 2.0), ("audio0", 1, 16, 0.0), ("audio1", 2, 16, 1.0)]
+    assert codebook_usage([], space) == [("image", 0, 245, 0.0), ("audio0", 0, 16, 0.0), ("audio1", 0, 16, 0.0)]
+
+
+def test_shards_that_agree_with_their_files_and_those_that_do_not(tokenizer, tmp_path):
+    samples = make_samples(tokenizer, images=3, clips=3)
+    for i, sample in enumerate(samples):
+        ((modality, medium),) = sample.row["modalities"].items()
+        item, path = world.render(medium["meta"]), tmp_path / medium["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png_bytes(item) if isinstance(item, Image) else wav_bytes(item))
+        (ids,) = tokenizer.encode(modality, [tokenizer.codecs[modality].read(path)])
+        samples[i] = replace(sample, ids=sample.ids | {modality: ids})
+    splits = {"train": samples[:4], "eval": samples[4:]}
+    sound = {"samples": 6, "in_two_splits": 0, "retokenised": 6, "retokenised_same": 6, "decoded": 6}
+    assert audit_shards(splits, tokenizer, tmp_path) == sound
+
+    start = tokenizer.space.block("image").start
+    turned = replace(samples[0], ids=samples[0].ids | {"image": start + (samples[0].ids["image"] - start + 1) % 245})
+    reworded = replace(samples[1], ids=samples[1].ids | {"text": tokenizer.encode_text("another caption")})
+    assert (
+        audit_shards({"train": [turned, reworded, *samples[2:4]], "eval": samples[4:]}, tokenizer, tmp_path)[
+            "retokenised_same"
+        ]
+        == 4
+    )
+    assert audit_shards({"train": samples, "eval": samples[:2]}, tokenizer, tmp_path)["in_two_splits"] == 2

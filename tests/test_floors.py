@@ -1,0 +1,152 @@
+"""The law of the floors: a module imports only from floors strictly below its own, lazy imports included.
+
+Imports inside one package folder (codecs/, datasets/, show/, …) are its own business. Third parties stay in their rooms.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LUMO = Path(__file__).resolve().parent.parent / "lumo"
+FLOORS = {
+    "__init__": 0,
+    "files": 0,
+    "space": 1,
+    "media": 1,
+    "patterns": 1,
+    "params": 1,
+    "sequence": 2,
+    "codecs": 2,
+    "datasets": 2,
+    "tokenizer": 3,
+    "batches": 3,
+    "shards": 4,
+    "model": 4,
+    "generation": 5,
+    "tasks": 6,
+    "training": 7,
+    "scores": 7,
+    "golden": 8,
+    "audit": 8,
+    "miniature": 8,
+    "ablation": 9,
+    "show": 9,
+    "workbook": 10,
+    "__main__": 11,
+}
+# a third party → the rooms (modules, or files of a package) that may import it
+ROOMS = {
+    "transformers": {"model", "tokenizer", "generation", "codecs/encodec", "miniature"},
+    "peft": {"model"},
+    "tokenizers": {"miniature"},
+    "safetensors": {"model", "codecs", "training", "miniature"},
+    "webdataset": {"shards"},
+    "soundfile": {"media"},
+    "PIL": {"media"},
+    "pydantic": {"params", "datasets/manifest"},
+    "IPython": {"show", "workbook"},
+    "ipywidgets": {"show"},
+    "matplotlib": {"show"},
+    "papermill": {"workbook"},
+    "nbconvert": {"workbook"},
+    "nbformat": {"workbook"},
+    "nbclient": {"workbook"},
+    "jupyter_client": {"workbook"},
+}
+NO_TORCH = {"files", "space", "media", "patterns", "params", "sequence", "datasets", "shards", "scores", "show"}
+
+
+def imported(source: str) -> list[tuple[int, str]]:
+    """(line, dotted name) of every import, wherever it stands; `from lumo import x` is an import of `lumo.x`."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            whole = base == "lumo" or base.startswith(".")
+            found += [(node.lineno, f"{base}.{alias.name}" if whole else base) for alias in node.names]
+    return found
+
+
+def faults(name: str, source: str) -> list[str]:
+    """What breaks the law in a module; `name` is its path below lumo/ without the suffix: `codecs/encodec`."""
+    room = name.split("/")[0]
+    if room not in FLOORS:
+        return [f"lumo/{name}.py: '{room}' stands on no floor; give it one in tests/test_floors.py"]
+    found = []
+    for line, target in imported(source):
+        where, (party, *rest) = f"lumo/{name}.py:{line}", target.split(".")
+        if target.startswith("."):
+            found.append(f"{where}: relative import '{target}'; write lumo.… so that the floors can be seen")
+        elif party == "lumo":
+            other = rest[0] if rest else "__init__"
+            if other not in FLOORS:
+                found.append(f"{where}: imports '{other}', which stands on no floor")
+            elif other != room and FLOORS[other] >= FLOORS[room]:
+                found.append(f"{where}: floor {FLOORS[room]} imports '{other}' of floor {FLOORS[other]}")
+        elif party in ROOMS and not ROOMS[party] & {room, name}:
+            found.append(f"{where}: {party} belongs in {', '.join(sorted(ROOMS[party]))}")
+        elif party == "torch" and room in NO_TORCH:
+            found.append(f"{where}: '{room}' needs no torch")
+    return found
+
+
+MODULES = {str(path.relative_to(LUMO).with_suffix("")): path for path in sorted(LUMO.rglob("*.py"))}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_from_below(name):
+    assert faults(name, MODULES[name].read_text()) == []
+
+
+def test_every_floor_has_its_module():
+    assert {name.split("/")[0] for name in MODULES} == set(FLOORS)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "fault"),
+    [
+        ("space", "from lumo.tokenizer import UnifiedTokenizer", "floor 1 imports 'tokenizer' of floor 3"),
+        ("space", "from lumo import media", "floor 1 imports 'media' of floor 1"),
+        ("space", "import lumo.shards", "imports 'shards'"),
+        ("codecs/dac", "def f():\n    from lumo.tokenizer import x", "lumo/codecs/dac.py:2: floor 2 imports"),
+        ("show/page", "if True:\n    import lumo.workbook.run as run", "imports 'workbook'"),
+        ("golden", "from . import ablation", "relative import"),
+        ("codecs/dac", "from .encodec import x", "relative import"),
+        ("tasks", "from lumo.nowhere import x", "imports 'nowhere', which stands on no floor"),
+        ("nowhere", "", "'nowhere' stands on no floor"),
+        ("tasks", "def f():\n    import transformers.models", "transformers belongs in"),
+        ("training", "from peft import LoraConfig", "peft belongs in model"),
+        ("golden", "from IPython.display import Audio", "IPython belongs in show, workbook"),
+        ("show/live", "import papermill", "papermill belongs in workbook"),
+        ("datasets/world", "from torch import nn", "'datasets' needs no torch"),
+    ],
+)
+def test_the_law_sees_what_breaks_it(name, source, fault):
+    assert [fault in found for found in faults(name, source)] == [True]
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("codecs/__init__", "from lumo.codecs.encodec import EncodecCodec"),
+        ("shards", "from lumo.tokenizer import x\nimport numpy"),
+        ("codecs/encodec", "import torch, transformers"),
+    ],
+)
+def test_the_law_lets_the_rest_be(name, source):
+    assert faults(name, source) == []
+
+
+def test_the_ground_needs_no_torch():
+    modules = ["space", "media", "patterns", "params", "files", "sequence", "codecs"]
+    modules += ["datasets.world", "datasets.readers", "datasets.manifest", "scores"]
+    script = f"import sys, {', '.join(f'lumo.{m}' for m in modules)}\nprint(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, cwd=LUMO.parent)
+    assert done.stdout.strip() == "[]", done

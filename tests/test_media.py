@@ -1,0 +1,246 @@
+"""Reading is strict and writing is lossless: whatever is wrong with a file ends in one clear line, never in media."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image as PILImage
+from refusals import refused
+
+from lumo.media import Audio, ClipPolicy, Image, MediaError, png_bytes, read_audio, read_image, wav_bytes
+
+quick = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+pixels = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
+    lambda size: arrays(np.uint8, (*size, 3), elements=st.integers(0, 255))
+)
+POLICY = ClipPolicy(16_000, 1, 0.05)
+
+
+@pytest.fixture
+def picture(rng):
+    return Image(rng.integers(0, 256, (16, 12, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def sound(rng):
+    return Audio((rng.standard_normal((1, 800)) * 0.1).clip(-1, 1).astype(np.float32), 16_000)
+
+
+def encoded(samples, rate=16_000, **how) -> bytes:
+    with io.BytesIO() as buffer:
+        soundfile.write(buffer, samples, rate, **how)
+        return buffer.getvalue()
+
+
+def saved(image: Image, how: str) -> bytes:
+    with io.BytesIO() as buffer:
+        PILImage.fromarray(image.pixels).save(buffer, format=how)
+        return buffer.getvalue()
+
+
+def cuts(length: int) -> list[int]:
+    """Lengths at which to cut a file: every one near its ends, where the headers and the end marks are, and many between."""
+    between = np.random.default_rng(length).integers(1, length, 100).tolist()
+    return sorted({*range(1, min(90, length)), *between, *range(max(1, length - 30), length)})
+
+
+# --- there and back ---------------------------------------------------------------------------------------------------
+
+
+@quick
+@given(pixels)
+def test_a_png_is_exact(tmp_path, pixels):
+    path = tmp_path / "picture.png"
+    path.write_bytes(png_bytes(Image(pixels)))
+    assert np.array_equal(read_image(path, pixels.shape[:2]).pixels, pixels)
+    assert png_bytes(read_image(path)) == path.read_bytes()
+
+
+@quick
+@given(arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 90)), elements=st.floats(-1, 1, width=32)))
+def test_a_wav_is_exact_to_16_bits(tmp_path, samples):
+    path = tmp_path / "sound.wav"
+    path.write_bytes(wav_bytes(Audio(samples, 22_050)))
+    back = read_audio(path)
+    assert back.sample_rate_hz == 22_050 and back.samples.shape == samples.shape
+    assert np.abs(back.samples - samples).max() <= 1.5 / 32768
+
+
+def test_quiet_stays_quiet_and_loud_is_clipped(tmp_path, sound):
+    for level in (1e-3, 1e-2, 1.0, 4.0):
+        audio = Audio(sound.samples / sound.peak * np.float32(level), 16_000)
+        (tmp_path / "sound.wav").write_bytes(wav_bytes(audio))
+        back = read_audio(tmp_path / "sound.wav")
+        assert back.peak == pytest.approx(min(level, 1), abs=1.5 / 32768)
+        if level <= 1:
+            assert back.rms_dbfs == pytest.approx(audio.rms_dbfs, abs=0.1)
+
+
+def test_levels_of_silence_and_of_nothing():
+    assert Audio(np.zeros((1, 10), np.float32), 16_000).rms_dbfs == float("-inf")
+    assert Audio(np.zeros((1, 0), np.float32), 16_000).peak == 0
+    assert (
+        Audio(np.ones((2, 10), np.float32), 10).rms_dbfs == 0
+        and Audio(np.ones((2, 10), np.float32), 10).duration_s == 1
+    )
+
+
+# --- damaged files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("content", ["noise", "flat"])
+def test_a_picture_cut_anywhere_is_never_read(tmp_path, picture, how, content):
+    whole = saved(picture if content == "noise" else Image(np.full((16, 12, 3), 200, np.uint8)), how)
+    path = tmp_path / "picture"
+    path.write_bytes(whole)
+    assert read_image(path).resolution == (16, 12)
+    for length in cuts(len(whole)):
+        path.write_bytes(whole[:length])
+        with refused(MediaError, f"{path}: ", "export it again"):
+            read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("how", "subtype"),
+    [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "PCM_U8"), ("WAVEX", "PCM_24"), ("FLAC", "PCM_16")],
+)
+@pytest.mark.parametrize("policy", [None, POLICY], ids=["any", "policy"])
+def test_a_sound_cut_anywhere_is_never_read(tmp_path, sound, how, subtype, policy):
+    whole = encoded(sound.samples.T, format=how, subtype=subtype)
+    path = tmp_path / "sound"
+    path.write_bytes(whole)
+    assert read_audio(path, policy).samples.shape == (1, 800)
+    for length in cuts(len(whole)):
+        path.write_bytes(whole[:length])
+        with refused(MediaError, f"{path}: "):
+            read_audio(path, policy)
+
+
+def test_a_cut_wav_is_called_truncated_not_short(tmp_path, sound):
+    """A user who is told to pad the clip would train on half a clip."""
+    path = tmp_path / "sound.wav"
+    path.write_bytes(wav_bytes(sound)[:-600])
+    for policy in (None, POLICY):
+        with refused(MediaError, "truncated, the header promises 800 samples, got 500", "export it again"):
+            read_audio(path, policy)
+
+
+@quick
+@given(st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"RIFF\x00\x01\x00\x00WAVEfmt ", b"fLaC"]))
+def test_garbage_is_refused(tmp_path, tail, head):
+    path = tmp_path / "file"
+    path.write_bytes(head + tail)
+    for read in (read_image, read_audio):
+        with refused(MediaError, f"{path}: "):
+            read(path)
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=4))
+def test_flipped_bytes_give_media_or_one_line(tmp_path, flips):
+    """A PNG's checksum covers its pixels; a WAV has none, so only finite samples are sure."""
+    pixels = np.arange(16 * 12 * 3, dtype=np.uint8).reshape(16, 12, 3)
+    samples = np.linspace(-1, 1, 200, dtype=np.float32)[:, None]
+    for name, whole in (("picture", png_bytes(Image(pixels))), ("sound", encoded(samples, format="WAV"))):
+        data = bytearray(whole)
+        for at, mask in flips:
+            data[at % len(data)] ^= mask
+        if data == whole:
+            continue
+        path = tmp_path / name
+        path.write_bytes(data)
+        try:
+            media = read_image(path) if name == "picture" else read_audio(path)
+        except MediaError as error:
+            assert "\n" not in str(error)
+        else:
+            right = np.array_equal(media.pixels, pixels) if name == "picture" else np.isfinite(media.samples).all()
+            assert right
+
+
+@pytest.mark.parametrize("read", [read_image, read_audio])
+def test_files_that_hold_nothing(tmp_path, read):
+    (tmp_path / "empty").touch()
+    with refused(MediaError, f"{tmp_path}/empty: empty file", "export it again"):
+        read(tmp_path / "empty")
+    with refused(MediaError, f"{tmp_path}/missing: can't be read (No such file", "check the path in the manifest"):
+        read(tmp_path / "missing")
+    with refused(MediaError, f"{tmp_path}: can't be read (Is a directory"):
+        read(tmp_path)
+
+
+# --- files that are whole but not what was asked for ------------------------------------------------------------------
+
+
+def test_a_picture_of_another_size(tmp_path, picture):
+    (tmp_path / "a.png").write_bytes(png_bytes(picture))
+    with refused(MediaError, "a.png: picture is 12x16 pixels, expected 64x64; resize it first"):
+        read_image(tmp_path / "a.png", (64, 64))
+
+
+def test_grey_alpha_and_palette_pictures_become_rgb(tmp_path, picture):
+    for mode in ("L", "RGBA", "P", "1"):
+        PILImage.fromarray(picture.pixels).convert(mode).save(tmp_path / "a.png")
+        assert read_image(tmp_path / "a.png").pixels.shape == (16, 12, 3)
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "words"),
+    [
+        ((800, 1), 44_100, ["sound is at 44100 Hz, expected 16000 Hz; resample it first"]),
+        ((800, 2), 16_000, ["sound has 2 channels, expected 1; mix it first"]),
+        ((700, 1), 16_000, ["0.044 s long (700 samples), expected 0.05 s (800); cut or pad it first"]),
+        ((801, 1), 16_000, ["(801 samples), expected 0.05 s (800)"]),
+        ((0, 1), 16_000, ["(0 samples), expected 0.05 s (800)"]),
+    ],
+)
+def test_a_sound_that_breaks_the_policy(tmp_path, samples, rate, words):
+    path = tmp_path / "a.wav"
+    path.write_bytes(encoded(np.zeros(samples), rate, format="WAV"))
+    with refused(MediaError, f"{path}: ", *words):
+        read_audio(path, POLICY)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_finite(tmp_path, sound, value):
+    samples = sound.samples.T.copy()
+    samples[17] = value
+    (tmp_path / "a.wav").write_bytes(encoded(samples, format="WAV", subtype="FLOAT"))
+    with refused(MediaError, "a.wav: holds samples that are not finite numbers", "export it again"):
+        read_audio(tmp_path / "a.wav", POLICY)
+
+
+@pytest.mark.parametrize("how", ["AIFF", "AU", "W64", "RF64", "CAF"])
+def test_formats_that_libsndfile_shortens_in_silence_are_refused(tmp_path, sound, how):
+    (tmp_path / "a").write_bytes(encoded(sound.samples.T, format=how, subtype="PCM_16"))
+    with refused(MediaError, f"sound is {how}, expected WAV, FLAC, MP3 or Ogg; convert it first"):
+        read_audio(tmp_path / "a")
+
+
+def test_picture_formats_that_run_other_programs_are_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    with refused(MediaError, "no picture format known here", "expected PNG, JPEG or WebP"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("side", [2**31 - 1, 60_000, 10_000])
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 10_000)) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    with warnings.catch_warnings(), refused(MediaError, "bomb.png: not a readable picture (Image size", "exceeds"):
+        warnings.simplefilter("ignore")  # what a notebook may have done
+        read_image(tmp_path / "bomb.png")

@@ -1,0 +1,588 @@
+"""Training: a run that was killed goes on as if it hadn't been, and what a figure says is what was summed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_base
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from toys import loss_of, make_samples
+
+from lumo import training
+from lumo.model import LumoModel, ModelError
+from lumo.params import Stage4, Training
+from lumo.space import SpaceError
+from lumo.tasks import TASKS, Mixture, Pool, build_pools
+from lumo.training import Feed, Sums, loss_curves, objective, schedule, summary, sums_of, train
+
+SHARED = {"steps": 7, "tokens_per_batch": 250, "max_seq_len": 320, "rows_learning_rate": 1e-2,
+          "warmup_steps": 2, "checkpoint_every": 2, "log_every": 1}  # fmt: skip
+WARM = Training(**SHARED, rates={"a2t": 0.5, "i2t": 0.5})
+STAGE4 = Stage4(**SHARED, rates=dict.fromkeys(TASKS, 0.25), lora_rank=2, lora_learning_rate=3e-3, ramp_steps=2)
+PHASES = pytest.mark.parametrize("params", [WARM, STAGE4], ids=["warm", "stage4"])
+SHARED_FIXTURES = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+class Killed(BaseException):
+    """What no code catches."""
+
+
+@pytest.fixture(scope="module")
+def samples(tokenizer):
+    return make_samples(tokenizer, images=6, clips=6)
+
+
+def make_feed(samples, space, params: Training, seed: int = 0) -> Feed:
+    mixture = Mixture(params.rates, getattr(params, "ramp_steps", 0))
+    pools = build_pools(samples, [*params.rates], space, params.max_seq_len)
+    return Feed(pools, mixture, params.tokens_per_batch, space.control("<|pad_mm|>"), seed)
+
+
+def make_model(space, params: Training, seed: int = 0) -> LumoModel:
+    model = LumoModel(make_base(), space, seed)
+    if isinstance(params, Stage4):
+        model.add_lora(params.lora_rank, seed)
+    return model
+
+
+def run(folder: Path, samples, space, params: Training, seed: int = 0, show=lambda progress: None):
+    """A run from scratch, as a notebook starts it; the trained model and the result."""
+    model = make_model(space, params, seed)
+    return model, train(model, make_feed(samples, space, params, seed), params, folder, seed, show)
+
+
+def cut_at(step: int):
+    def show(progress):
+        if progress.step == step:
+            raise Killed
+
+    return show
+
+
+def outcome(folder: Path) -> tuple[dict, list[dict]]:
+    """All that a run leaves: its weights and its log, clock aside."""
+    final = folder / "final"
+    weights = load_file(final / "trainable_rows.safetensors")
+    if (final / "adapter").is_dir():
+        weights |= load_file(final / "adapter" / "adapter_model.safetensors")
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    for line in log:
+        assert line.pop("seconds") >= 0
+    return weights, log
+
+
+def assert_same(folder: Path, unbroken: Path) -> None:
+    (weights, log), (expected, expected_log) = outcome(folder), outcome(unbroken)
+    assert log == expected_log
+    assert weights.keys() == expected.keys()
+    for name, value in weights.items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.fixture(scope="module")
+def unbroken(tokenizer, samples, tmp_path_factory) -> dict[str, Path]:
+    """Both phases, never cut."""
+    folders = {}
+    for name, params in (("warm", WARM), ("stage4", STAGE4)):
+        folders[name] = tmp_path_factory.mktemp(name)
+        run(folders[name], samples, tokenizer.space, params)
+    return folders
+
+
+def name_of(params: Training) -> str:
+    return "stage4" if isinstance(params, Stage4) else "warm"
+
+
+# --- one whole run ----------------------------------------------------------------------------------------------------
+
+
+@PHASES
+def test_a_run_learns_and_leaves_what_it_says(tokenizer, samples, tmp_path, params):
+    base = make_base()
+    shown = []
+    model, result = run(tmp_path, samples, tokenizer.space, params, show=shown.append)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["final", "log.jsonl"]
+    weights, log = outcome(tmp_path)
+    assert [line["step"] for line in log] == list(range(7))
+    assert torch.equal(weights["new_rows"], model.new_rows)
+    assert not torch.equal(model.new_rows, make_model(tokenizer.space, params).new_rows)
+    assert model.base_sha256() == LumoModel(base, tokenizer.space).base_sha256()
+    if isinstance(params, Stage4):
+        moved = [value.abs().sum() for name, value in weights.items() if "lora_B" in name]
+        assert all(value > 0 for value in moved)
+        assert len(moved) == 14
+        assert not any(line["target_tokens"][name] for line in log[:3] for name in ("t2a", "t2i")), "before the ramp"
+    assert result == summary(tmp_path / "log.jsonl", params.log_every)
+    assert [progress.step for progress in shown] == [1, 2, 3, 4, 5, 6, 7]
+    assert shown[-1].eta_s == 0
+    assert shown[-1].as_row()["step"] == "7 of 7"
+
+
+def test_overfitting_one_sequence_brings_its_loss_down(tokenizer, samples, tmp_path):
+    params = Stage4(**SHARED | {"steps": 40, "checkpoint_every": 100, "log_every": 10}, rates={"t2i": 1.0}, lora_rank=4,
+                    lora_learning_rate=2e-2, ramp_steps=0)  # fmt: skip
+    one = next(sample for sample in samples if TASKS["t2i"].fits(sample))
+    _, result = run(tmp_path, [one], tokenizer.space, params)
+    losses = result["tasks"]["t2i"]
+    assert losses["first_loss"] > 5.5  # about ln 1055
+    assert losses["last_loss"] < losses["first_loss"] - 2
+
+
+def test_first_logged_loss_is_the_slow_ways(tokenizer, samples, tmp_path, unbroken):
+    """Step 0's sums against each sequence alone, in the untrained model."""
+    model, feed = make_model(tokenizer.space, WARM), make_feed(samples, tokenizer.space, WARM)
+    batch = feed.at(0)
+    totals, counts = dict.fromkeys(WARM.rates, 0.0), dict.fromkeys(WARM.rates, 0)
+    for row in range(len(batch.input_ids)):
+        for segment in range(1, int(batch.segment_ids[row].max()) + 1):
+            here = batch.segment_ids[row] == segment
+            ids = batch.input_ids[row][here].tolist()
+            (name, line), *_ = [
+                (name, line) for name in feed.names for line in feed.pools[name].sequences if line.ids.tolist() == ids
+            ]
+            with torch.no_grad():
+                losses = loss_of(model, line)
+            totals[name] += float(losses.double().sum())
+            counts[name] += len(losses)
+    logged = outcome(unbroken["warm"])[1][0]
+    assert logged["target_tokens"] == counts
+    assert logged["losses"] == pytest.approx(totals, rel=1e-5)
+    assert logged["tokens"] == batch.tokens
+
+
+# --- killed and resumed -----------------------------------------------------------------------------------------------
+
+
+@PHASES
+@given(cuts=st.lists(st.integers(1, 7), min_size=1, max_size=3).map(sorted))
+@settings(SHARED_FIXTURES, max_examples=6)
+def test_killed_at_any_step_and_resumed_equals_unbroken(tokenizer, samples, unbroken, tmp_path_factory, params, cuts):
+    folder = tmp_path_factory.mktemp("cut")
+    for cut in cuts:
+        with pytest.raises(Killed):
+            run(folder, samples, tokenizer.space, params, show=cut_at(cut))
+        assert not (folder / "final").exists()
+    steps = []
+    run(folder, samples, tokenizer.space, params, show=lambda progress: steps.append(progress.step))
+    last = (cuts[-1] - 1) // 2 * 2
+    assert steps == list(range(last + 1, 8)), "it went on from its last checkpoint"
+    assert_same(folder, unbroken[name_of(params)])
+    assert sorted(path.name for path in folder.iterdir()) == ["final", "log.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "lumo.model.save_file",
+        "torch.save",
+        "lumo.training.write_atomically",
+        "pathlib.Path.rename",
+        "lumo.training.shutil.rmtree",
+    ],
+)
+@pytest.mark.parametrize("nth", [1, 2, 4])
+def test_killed_while_checkpointing_and_resumed_equals_unbroken(
+    tokenizer, samples, unbroken, tmp_path, monkeypatch, where, nth
+):
+    """Before or after the nth call of each thing that writing a checkpoint consists of."""
+    for after in (False, True):
+        folder, calls = tmp_path / f"{after}", []
+        module, _, name = where.rpartition(".")
+        owner = {"pathlib.Path": Path, "torch": torch}.get(module) or sys.modules.get(module) or training.shutil
+        real = getattr(owner, name)
+
+        def deadly(*args, real=real, calls=calls, after=after, **kwargs):
+            calls.append(args)
+            if len(calls) < nth:
+                return real(*args, **kwargs)
+            if after:
+                real(*args, **kwargs)
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, deadly)
+            with contextlib.suppress(Killed):
+                run(folder, samples, tokenizer.space, STAGE4)
+        run(folder, samples, tokenizer.space, STAGE4)
+        assert_same(folder, unbroken["stage4"])
+        assert not list(folder.glob("checkpoint_*"))
+
+
+def test_a_process_killed_with_sigkill_and_resumed_equals_unbroken(tokenizer, toy_folder, samples, unbroken, tmp_path):
+    script = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import conftest, test_training as t
+from pathlib import Path
+codecs = conftest.CodecSet(conftest.FiniteCodec(Path(sys.argv[2]) / "image_codec"), conftest.EncodecCodec(Path(sys.argv[2]) / "encodec", 0.4, 1.0))
+backbone = Path(sys.argv[2]) / "backbone"
+tokenizer = conftest.UnifiedTokenizer(conftest.make_space(backbone, codecs), conftest.load_text_tokenizer(backbone), codecs)
+def show(progress):
+    if progress.step == int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+t.run(Path(sys.argv[3]), t.make_samples(tokenizer, images=6, clips=6), tokenizer.space, t.STAGE4, show=show)
+"""
+    cut = int(np.random.default_rng().integers(3, 8))
+    arguments = [str(Path(__file__).parent), str(toy_folder), str(tmp_path / "run"), str(cut)]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "run" / "final").exists()
+    assert list((tmp_path / "run").glob("checkpoint_*")), f"killed at {cut}"
+    run(tmp_path / "run", samples, tokenizer.space, STAGE4)
+    assert_same(tmp_path / "run", unbroken["stage4"])
+
+
+def test_a_log_with_half_a_line_is_mended(tokenizer, samples, unbroken, tmp_path):
+    with pytest.raises(Killed):
+        run(tmp_path, samples, tokenizer.space, WARM, show=cut_at(5))
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 4, "losses": {"a2')
+    run(tmp_path, samples, tokenizer.space, WARM)
+    assert_same(tmp_path, unbroken["warm"])
+
+
+@PHASES
+def test_a_finished_run_is_loaded_not_run_again(tokenizer, samples, tmp_path, params):
+    trained, first = run(tmp_path, samples, tokenizer.space, params)
+    before = (tmp_path / "log.jsonl").stat().st_mtime_ns
+    loaded, again = run(tmp_path, samples, tokenizer.space, params, show=cut_at(1))
+    assert again == first
+    assert (tmp_path / "log.jsonl").stat().st_mtime_ns == before
+    for one, other in zip(
+        trained.row_parameters() + trained.lora_parameters(),
+        loaded.row_parameters() + loaded.lora_parameters(),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
+CHANGES = {
+    "learning rate": lambda p, s: (p.model_copy(update={"rows_learning_rate": 2e-2}), s, 0),
+    "steps": lambda p, s: (p.model_copy(update={"steps": 8}), s, 0),
+    "rates": lambda p, s: (p.model_copy(update={"rates": {"a2t": 0.4, "i2t": 0.6}}), s, 0),
+    "tokens a batch": lambda p, s: (p.model_copy(update={"tokens_per_batch": 260}), s, 0),
+    "data": lambda p, s: (p, s[:-1], 0),
+    "seed": lambda p, s: (p, s, 1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("finished", [True, False])
+def test_changed_parameters_or_data_start_anew(tokenizer, samples, tmp_path, change, finished):
+    with contextlib.suppress(Killed):
+        run(tmp_path / "run", samples, tokenizer.space, WARM, show=cut_at(None if finished else 5))
+    params, data, seed = CHANGES[change](WARM, samples)
+    steps = []
+    run(tmp_path / "run", data, tokenizer.space, params, seed, show=lambda progress: steps.append(progress.step))
+    assert steps == list(range(1, params.steps + 1))
+    run(tmp_path / "fresh", data, tokenizer.space, params, seed)
+    assert_same(tmp_path / "run", tmp_path / "fresh")
+
+
+def test_how_often_to_log_and_to_checkpoint_is_no_other_run(tokenizer, samples, unbroken, tmp_path):
+    with pytest.raises(Killed):
+        run(tmp_path, samples, tokenizer.space, WARM, show=cut_at(5))
+    steps = []
+    other = WARM.model_copy(update={"log_every": 3, "checkpoint_every": 100})
+    run(tmp_path, samples, tokenizer.space, other, show=lambda progress: steps.append(progress.step))
+    assert steps == [6, 7]
+    assert_same(tmp_path, unbroken["warm"])
+
+
+def test_another_starting_point_starts_anew(tokenizer, samples, tmp_path):
+    """The same parameters on rows of another warm start are another run."""
+    with pytest.raises(Killed):
+        run(tmp_path, samples, tokenizer.space, WARM, show=cut_at(5))
+    model, steps = make_model(tokenizer.space, WARM), []
+    with torch.no_grad():
+        model.new_rows[0, 0] += 1
+    train(
+        model,
+        make_feed(samples, tokenizer.space, WARM),
+        WARM,
+        tmp_path,
+        0,
+        lambda progress: steps.append(progress.step),
+    )
+    assert steps == [1, 2, 3, 4, 5, 6, 7]
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def one_line(error) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_checkpoints_of_another_token_space_are_refused(tokenizer, samples, tmp_path, finished):
+    with contextlib.suppress(Killed):
+        run(tmp_path, samples, tokenizer.space, WARM, show=cut_at(None if finished else 5))
+    before = sorted(tmp_path.rglob("*"))
+    other = replace(tokenizer.space, image=tokenizer.space.image | {"weights_sha256": "0" * 64})
+    with pytest.raises(SpaceError, match=r"field 'image.weights_sha256' is .*, expected '0000") as caught:
+        run(tmp_path, samples, other, WARM)
+    assert str(tmp_path) in one_line(caught)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["state.json", "optimiser.pt", "trainable_rows.safetensors"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_can_be_used(tokenizer, samples, unbroken, tmp_path, name):
+    with pytest.raises(Killed):
+        run(tmp_path, samples, tokenizer.space, WARM, show=cut_at(6))
+    last = tmp_path / "checkpoint_000004"
+    data = (last / name).read_bytes()
+    for damaged in (data[: len(data) // 2], b"", b"{}"):
+        (last / name).write_bytes(damaged)
+        with pytest.raises(ModelError, match="can't be read") as caught:
+            run(tmp_path, samples, tokenizer.space, WARM)
+        assert last.name in one_line(caught)
+    training.shutil.rmtree(last)
+    run(tmp_path, samples, tokenizer.space, WARM)
+    assert_same(tmp_path, unbroken["warm"])
+
+
+def disk_full(kind: type):
+    def write(*args, **kwargs):
+        raise (
+            kind(errno.ENOSPC, "No space left on device")
+            if kind is OSError
+            else kind("I/O error: No space left on device (os error 28)")
+        )
+
+    return write
+
+
+FULL = {"lumo.model.save_file": SafetensorError, "torch.save": RuntimeError, "lumo.training.write_atomically": OSError}
+
+
+@pytest.mark.parametrize("where", FULL)
+def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_half_written(
+    tokenizer, samples, unbroken, tmp_path, monkeypatch, where
+):
+    def show(progress):
+        if progress.step == 4:  # the next thing is the second checkpoint
+            monkeypatch.setattr(where, disk_full(FULL[where]))
+
+    with pytest.raises(
+        ModelError, match=r"checkpoint_000004: can't be written \(.*No space left .*; free some space, .* goes on where"
+    ) as caught:
+        run(tmp_path, samples, tokenizer.space, STAGE4, show=show)
+    one_line(caught)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_000002", "log.jsonl"]
+    monkeypatch.undo()
+    run(tmp_path, samples, tokenizer.space, STAGE4)
+    assert_same(tmp_path, unbroken["stage4"])
+
+
+def test_a_file_that_the_system_refuses_to_grow_is_no_checkpoint(tokenizer, samples, unbroken, tmp_path):
+    """The real thing, as far as it goes without a disk of one's own: files may not pass 20 kB, the rows take 36."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def show(progress):
+        if progress.step == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+
+    try:
+        with pytest.raises(ModelError, match="checkpoint_000004: can't be written") as caught:
+            run(tmp_path, samples, tokenizer.space, WARM, show=show)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    one_line(caught)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_000002", "log.jsonl"]
+    run(tmp_path, samples, tokenizer.space, WARM)
+    assert_same(tmp_path, unbroken["warm"])
+
+
+def test_a_loss_that_is_not_finite_stops_with_one_line(tokenizer, samples, tmp_path):
+    model = make_model(tokenizer.space, WARM)
+    with torch.no_grad():
+        model.new_rows.fill_(float("nan"))
+    with pytest.raises(ModelError, match="loss is nan at step 0; lower the learning rates") as caught:
+        train(model, make_feed(samples, tokenizer.space, WARM), WARM, tmp_path, 0)
+    one_line(caught)
+    assert not (tmp_path / "final").exists()
+
+
+def test_a_task_without_sequences_is_named_with_its_drops(tokenizer, samples):
+    pools = build_pools(samples, [*TASKS], tokenizer.space, max_seq_len=100)
+    assert not pools["a2t"].sequences and not pools["t2a"].sequences
+    with pytest.raises(
+        ValueError, match=r"no sequence for a2t, t2a \(dropped for length: {'a2t': 6, 't2a': 6}\); raise max_seq_len"
+    ) as caught:
+        Feed(pools, Mixture(dict.fromkeys(TASKS, 0.25)), 250, 0, 0)
+    one_line(caught)
+    assert Feed(pools, Mixture({"i2t": 0.5, "t2i": 0.5, "a2t": 0.0}), 250, 0, 0).at(0).tokens
+
+
+# --- batches by number ------------------------------------------------------------------------------------------------
+
+
+def parts(batch):
+    return [value.tolist() for value in vars(batch).values()]
+
+
+@given(steps=st.lists(st.integers(0, 40), min_size=1, max_size=6))
+@settings(SHARED_FIXTURES, max_examples=15)
+def test_a_batch_depends_on_its_number_alone(tokenizer, samples, steps):
+    feed = make_feed(samples, tokenizer.space, STAGE4)
+    for step in steps:
+        assert parts(feed.at(step)) == parts(make_feed(samples, tokenizer.space, STAGE4).at(step))
+
+
+def test_batches_differ_by_step_and_by_seed(tokenizer, samples):
+    feed, other = (make_feed(samples, tokenizer.space, STAGE4, seed) for seed in (0, 1))
+    batches = [str(parts(f.at(step))) for f in (feed, other) for step in range(10)]
+    assert len(set(batches)) == 20
+
+
+@given(step=st.integers(0, 30), budget=st.integers(1, 600))
+@settings(SHARED_FIXTURES, max_examples=30)
+def test_a_batch_holds_whole_sequences_up_to_the_budget(tokenizer, samples, step, budget):
+    feed = make_feed(samples, tokenizer.space, STAGE4.model_copy(update={"tokens_per_batch": budget}))
+    batch = feed.at(step)
+    known = {tuple(line.ids.tolist()): name for name in feed.names for line in feed.pools[name].sequences}
+    count = 0
+    for row in range(len(batch.input_ids)):
+        for segment in range(1, int(batch.segment_ids[row].max()) + 1):
+            here = batch.segment_ids[row] == segment
+            name = known[tuple(batch.input_ids[row][here].tolist())]
+            assert set(batch.groups[row][here].tolist()) == {feed.names.index(name)}
+            assert step > STAGE4.ramp_steps or TASKS[name].target == "text"
+            count += 1
+    assert batch.tokens <= budget or count == 1
+
+
+def test_shares_of_tasks_are_the_mixtures(tokenizer, samples):
+    params = STAGE4.model_copy(
+        update={"ramp_steps": 0, "rates": {"a2t": 0.1, "i2t": 0.2, "t2a": 0.3, "t2i": 0.4}, "tokens_per_batch": 1}
+    )
+    feed = make_feed(samples, tokenizer.space, params)  # a batch of one sequence
+    counts = np.bincount([int(feed.at(step).groups[0, 0]) for step in range(1500)], minlength=4) / 1500
+    np.testing.assert_allclose(counts, [0.1, 0.2, 0.3, 0.4], atol=0.05)
+
+
+@pytest.mark.parametrize("change", ["target flag", "id", "order", "seed", "rates"])
+def test_data_hash_sees_every_change(tokenizer, samples, change):
+    feed = make_feed(samples, tokenizer.space, WARM)
+    pools = dict(feed.pools)
+    lines = [replace(line, ids=line.ids.copy(), is_target=line.is_target.copy()) for line in pools["i2t"].sequences]
+    mixture, seed = feed.mixture, 0
+    if change == "target flag":
+        lines[0].is_target[3] ^= True
+    elif change == "id":
+        lines[-1].ids[-1] += 1
+    elif change == "order":
+        lines = lines[::-1]
+    elif change == "seed":
+        seed = 1
+    else:
+        mixture = Mixture({"a2t": 0.5, "i2t": 0.4})
+    pools["i2t"] = Pool(lines, 0)
+    assert Feed(pools, mixture, 250, feed.pad_id, seed).sha256 != feed.sha256
+    assert make_feed(samples, tokenizer.space, WARM).sha256 == feed.sha256
+
+
+# --- sums and schedules -----------------------------------------------------------------------------------------------
+
+PARTS = st.dictionaries(st.sampled_from("abc"), st.lists(st.floats(0, 10), min_size=1, max_size=5), max_size=3)
+
+
+@given(st.lists(PARTS, max_size=5))
+def test_sums_travel_apart_and_are_divided_once(batches):
+    def sums(part):
+        return Sums({n: sum(v) for n, v in part.items()}, {n: len(v) for n, v in part.items()})
+
+    total = sum((sums(part) for part in batches), Sums({}, {}))
+    backwards = sum((sums(part) for part in batches[::-1]), Sums({}, {}))
+    for name in "abc":
+        flat = [value for part in batches for value in part.get(name, [])]
+        if flat:
+            assert total.mean(name) == pytest.approx(sum(flat) / len(flat))
+            assert backwards.mean(name) == pytest.approx(total.mean(name))
+            assert total.tokens[name] == len(flat)
+        else:
+            assert math.isnan(total.mean(name))
+
+
+def test_sums_and_objective_by_hand():
+    losses, groups = torch.tensor([1.0, 2.0, 3.0, 10.0], requires_grad=True), torch.tensor([2, 0, 2, 2])
+    assert sums_of(losses, groups, ["x", "y", "z"]) == Sums({"x": 2.0, "y": 0.0, "z": 14.0}, {"x": 1, "y": 0, "z": 3})
+    value = objective(losses, groups)
+    assert value.item() == pytest.approx((2 + 14 / 3) / 2)
+    value.backward()
+    assert losses.grad.tolist() == pytest.approx([1 / 6, 1 / 2, 1 / 6, 1 / 6])  # each task weighs the same
+
+
+@given(steps=st.integers(1, 300), warmup=st.integers(0, 50))
+def test_schedule_rises_to_its_peak_and_falls_to_a_twentieth(steps, warmup):
+    params = WARM.model_copy(update={"steps": steps, "warmup_steps": warmup})
+    shares = [schedule(step, params) for step in range(steps)]
+    assert all(0 < share <= 1 for share in shares)
+    assert shares[:warmup] == sorted(shares[:warmup])
+    assert shares[warmup:] == sorted(shares[warmup:], reverse=True)
+    if 0 < warmup <= steps:
+        assert shares[0] == pytest.approx(1 / warmup)
+        assert shares[warmup - 1] == 1
+    if warmup < steps:
+        assert shares[warmup] == 1
+        assert schedule(steps, params) == pytest.approx(0.05)
+
+
+def test_summary_by_hand(tmp_path):
+    def line(step, losses, tokens, seen, seconds, share):
+        return json.dumps(
+            {
+                "step": step,
+                "losses": losses,
+                "target_tokens": tokens,
+                "tokens": seen,
+                "seconds": seconds,
+                "real_share": share,
+            }
+        )
+
+    path = tmp_path / "log.jsonl"
+    path.write_text(
+        "\n".join(
+            [
+                line(0, {"a2t": 12.0, "t2a": 0.0}, {"a2t": 4, "t2a": 0}, 100, 0.5, 0.9),
+                line(1, {"a2t": 2.0, "t2a": 50.0}, {"a2t": 1, "t2a": 10}, 200, 0.5, 0.7),
+                line(2, {"a2t": 0.0, "t2a": 30.0}, {"a2t": 0, "t2a": 10}, 300, 0.5, 0.8),
+                line(3, {"a2t": 3.0, "t2a": 8.0}, {"a2t": 3, "t2a": 2}, 600, 0.5, 0.8),
+            ]
+        )
+        + "\n"
+    )
+    result = summary(path, window=2)
+    assert result["tasks"] == {
+        "a2t": {"first_loss": 14 / 5, "last_loss": 5 / 4, "target_tokens": 8},
+        "t2a": {"first_loss": 80 / 20, "last_loss": 38 / 12, "target_tokens": 22},
+    }
+    assert (result["tokens"], result["seconds"], result["tokens_per_s"]) == (1200, 2.0, 600.0)
+    assert result["real_share"] == pytest.approx(0.8)
+    curves = loss_curves(path, points=2)
+    assert curves == {"a2t": [(1.0, 14 / 5), (3.0, 1.0)], "t2a": [(1.0, 5.0), (3.0, 38 / 12)]}

@@ -1,0 +1,58 @@
+"""What the tests of the model side share: samples of the world with random codes, and slow ways to the same numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from lumo.batches import IGNORE
+from lumo.datasets import world
+from lumo.model import LumoModel
+from lumo.sequence import TokenSequence
+from lumo.shards import Sample
+from lumo.tokenizer import UnifiedTokenizer
+
+
+def sample_of(row: dict, tokenizer: UnifiedTokenizer, rng: np.random.Generator) -> Sample:
+    """A manifest row with its caption's ids and random codes of the right blocks and number."""
+    ids = {"text": tokenizer.encode_text(row["text"]["caption"])}
+    for modality in row["modalities"]:
+        frames, blocks = tokenizer.codecs[modality].frames, tokenizer.blocks(modality)
+        books = [tokenizer.space.block(name) for name in blocks]
+        ids[modality] = np.stack([rng.integers(b.start, b.end, frames) for b in books], 1).reshape(-1)
+    return Sample(row["id"], ids, row)
+
+
+def make_samples(
+    tokenizer: UnifiedTokenizer, images: int, clips: int, pairs: int = 0, held_out: bool = False, seed: int = 0
+) -> list[Sample]:
+    """Samples of the world, or all of its held-out rows."""
+    rng = np.random.default_rng(seed)
+    wanted = "world-held-out" if held_out else "world"
+    rows = [row for row in world.rows(images, clips, pairs, seed) if row["source"] == wanted]
+    return [sample_of(row, tokenizer, rng) for row in rows]
+
+
+def with_lora(model: LumoModel, rank: int = 2, seed: int = 0) -> LumoModel:
+    """LoRA that changes something: its B matrices, zero when fresh, get random values."""
+    model.add_lora(rank, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.base.named_parameters():
+            if "lora_B" in name:
+                value.copy_(torch.randn(value.shape, generator=generator) * 0.3)
+    return model
+
+
+def logits_of(model: LumoModel, ids: torch.Tensor) -> torch.Tensor:
+    """Logits [n v] of one line of ids, alone: no cache, no padding, no packing."""
+    steps = torch.arange(len(ids))
+    return model.logits(model.hidden(ids[None], steps[None], (steps[:, None] >= steps)[None, None])[0])
+
+
+def loss_of(model: LumoModel, sequence: TokenSequence) -> torch.Tensor:
+    """Losses of a sequence's target tokens, one sequence by itself."""
+    ids, labels = torch.from_numpy(sequence.ids), torch.from_numpy(np.where(sequence.is_target, sequence.ids, IGNORE))
+    losses = F.cross_entropy(logits_of(model, ids)[:-1], labels[1:], ignore_index=IGNORE, reduction="none")
+    return losses[labels[1:] != IGNORE]
