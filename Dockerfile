@@ -2,9 +2,9 @@
 #   docker build -t lumo .
 #   docker run --gpus all --ipc=host -it --rm -p 127.0.0.1:8888:8888 -v "$PWD":/workspace/lumo lumo
 #
-# NVIDIA's image, because its torch is built for the Spark's GB10 (aarch64, sm_121, CUDA 13). 25.12 carries a 2.10
-# pre-release of torch, older than the 2.11 that lumo is tested with; a newer tag goes in with --build-arg IMAGE=...
-ARG IMAGE=nvcr.io/nvidia/pytorch:25.12-py3
+# NVIDIA's image, because its torch is built for the Spark's GB10 (aarch64, sm_121, CUDA 13); another tag goes in with
+# --build-arg IMAGE=... Its torch must be 2.11 or newer: 25.12 carries a 2.10 pre-release. Not built by the tests.
+ARG IMAGE=nvcr.io/nvidia/pytorch:26.04-py3
 FROM ${IMAGE}
 
 WORKDIR /workspace/lumo

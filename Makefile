@@ -10,11 +10,12 @@ PROFILE ?= mini
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lint format lab clean
+.PHONY: help report test outputs lint format lab clean
 
 help:
 	@echo "make report   run notebooks 01 to 06 on params/$(PROFILE).yaml into a dated report (PROFILE=name for another)"
 	@echo "make test     lint, tests, and the notebooks on the smoke profile"
+	@echo "make outputs  run the notebooks on the smoke profile and keep the outputs that make test compares"
 	@echo "make lab      open JupyterLab on the notebooks"
 	@echo "make lint     check the style; make format mends it"
 	@echo "make clean    remove caches; reports and $(VENV) stay"
@@ -46,6 +47,9 @@ test: lint
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	export $(ONE_THREAD) LUMO_PROFILE=smoke LUMO_REPORTS="$$folder" LUMO_RUN_DIR="$$folder/smoke" && \
 	$(BIN)/pytest -x --nbval-lax --nbval-current-env notebooks/0[1-6]_*.ipynb
+
+outputs: $(STAMP)
+	@export $(ONE_THREAD); $(BIN)/python tests/refresh_outputs.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -249,7 +249,8 @@ def test_every_case_is_generated_decoded_and_scored(tokenizer, suite, results, n
 
 def same_media(one, other) -> bool:
     if isinstance(one, Image):
-        return np.array_equal(one.pixels, other.pixels)
+        # a pixel half-way between two levels may be rounded the other way in a batch of another size
+        return np.abs(one.pixels.astype(int) - other.pixels).max() <= 1
     return np.allclose(one.samples, other.samples, atol=1e-5)
 
 

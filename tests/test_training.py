@@ -134,6 +134,20 @@ def test_a_run_learns_and_leaves_what_it_says(tokenizer, samples, tmp_path, para
     assert shown[-1].as_row()["step"] == "7 of 7"
 
 
+def test_rows_that_no_batch_holds_stay_as_they_are(tokenizer, samples, tmp_path):
+    """In an untied model, where the head is not the embedding: no weight decay, no stray gradient."""
+    model, feed = LumoModel(make_base(tied=False), tokenizer.space), make_feed(samples, tokenizer.space, WARM)
+    before = model.new_rows.detach().clone()
+    train(model, feed, WARM, tmp_path, 0)
+    seen = torch.cat([feed.at(step).input_ids.flatten() for step in range(WARM.steps)]).unique()
+    rows = seen[seen >= tokenizer.space.text_size] - tokenizer.space.text_size
+    held = torch.zeros(len(before), dtype=torch.bool).index_fill(0, rows, True)
+    assert (~held).sum() > 0
+    assert torch.equal(model.new_rows[~held], before[~held])
+    moved = (model.new_rows != before).any(1)
+    assert moved.sum() > 50
+
+
 def test_overfitting_one_sequence_brings_its_loss_down(tokenizer, samples, tmp_path):
     params = Stage4(**SHARED | {"steps": 40, "checkpoint_every": 100, "log_every": 10}, rates={"t2i": 1.0}, lora_rank=4,
                     lora_learning_rate=2e-2, ramp_steps=0)  # fmt: skip
@@ -338,15 +352,16 @@ def one_line(error) -> str:
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_checkpoints_of_another_token_space_are_refused(tokenizer, samples, tmp_path, finished):
+@pytest.mark.parametrize(("field", "value"), [("weights_sha256", "0" * 64), ("cardinality", 300)])
+def test_checkpoints_of_another_token_space_are_refused(tokenizer, samples, tmp_path, finished, field, value):
     with contextlib.suppress(Killed):
         run(tmp_path, samples, tokenizer.space, WARM, show=cut_at(None if finished else 5))
     before = sorted(tmp_path.rglob("*"))
-    other = replace(tokenizer.space, image=tokenizer.space.image | {"weights_sha256": "0" * 64})
-    with pytest.raises(SpaceError, match=r"field 'image.weights_sha256' is .*, expected '0000") as caught:
+    other = replace(tokenizer.space, image=tokenizer.space.image | {field: value})
+    with pytest.raises(SpaceError, match=rf"field 'image\.{field}' is .*, expected '?{value}") as caught:
         run(tmp_path, samples, other, WARM)
     assert str(tmp_path) in one_line(caught)
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is thrown away"
 
 
 @pytest.mark.parametrize("name", ["state.json", "optimiser.pt", "trainable_rows.safetensors"])

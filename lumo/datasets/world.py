@@ -169,12 +169,12 @@ def seen(kind: str) -> list[Scene]:
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> Image:
-    """Paint an image scene; place, size and colour vary a little from one drawing to the next.
+    """Paint an image scene; size and colour vary a little from one drawing to the next.
 
     The edge is anti-aliased by painting at four times the resolution.
     """
     colour, shape, size, place, background = scene.values
-    row, column = np.asarray(PLACES[place]) + rng.integers(-1, 2, size=2)
+    row, column = PLACES[place]
     radius = SIZES[size] + rng.choice((-0.5, 0.0, 0.5))
     tint = rng.integers(-6, 7, size=3)
     cover = shape_cover(shape, row, column, radius)[..., None]

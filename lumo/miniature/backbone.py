@@ -94,13 +94,17 @@ def documents(seed: int) -> Iterator[str]:
         said = " ".join(pick(words) for _ in range(rng.integers(3, 10)))
         return f"say it again: {said}. {said}."
 
+    # mostly the same thing said twice: what reading and writing pictures needs later is finding an attribute and naming it again
     kinds = (
-        lambda: caption(scene()),
+        lambda: f"{caption(one := scene())}. in other words: {caption(one)}",
         lambda: f"{caption(one := scene())}. in other words: {caption(one)}",
         lambda: f"{caption(one := scene())}. in short: {listing(one)}",
+        lambda: f"{caption(one := scene())}. in short: {listing(one)}",
+        lambda: f"{listing(one := scene())}. in words: {caption(one)}",
         lambda: f"{listing(one := scene())}. in words: {caption(one)}",
         lambda: question(scene()),
         lambda: f"{caption(scene())}, and {caption(scene())}",
+        lambda: caption(scene()),
         counting,
         week,
         echo,

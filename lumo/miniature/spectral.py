@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lumo.codecs.spectral import SpectralCodec, SpectralConfig, compressed, nearest
-from lumo.miniature.audio import clips
+from lumo.datasets import world
 
 
-def train(folder: Path, seed: int = 0, clip_count: int = 2400, rounds: int = 40) -> None:
+def clips(count: int, seed: int) -> Tensor:
+    """Clips of combinations that are in training, music and effects two to one: float32 [count samples]."""
+    rng = np.random.default_rng(seed)
+    seen = {kind: world.seen(kind) for kind in ("music", "sfx")}
+    kinds = rng.choice(["music", "music", "sfx"], size=count)
+    return torch.from_numpy(
+        np.concatenate([world.play(seen[kind][rng.integers(len(seen[kind]))], rng).samples for kind in kinds])
+    )
+
+
+def train(folder: Path, seed: int = 0, clip_count: int = 2000, rounds: int = 30) -> None:
     """Codebooks from the spectra of clips that may appear in training, saved to `folder`."""
     config = SpectralConfig()
     rng = torch.Generator().manual_seed(seed)
