@@ -13,6 +13,7 @@ import copy
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,11 +27,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 from lumo.batches import IGNORE, Batch
 from lumo.files import write_atomically
 from lumo.params import Profile, weights_folder
 from lumo.space import TokenSpace
+
+# a bar that ends within a second is noise in a notebook's output
+logging.disable_progress_bar()
+# peft 0.21 asks transformers 5.23 for a property by its old name; nothing that a user of lumo could change
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -15,6 +15,8 @@ from lumo.model import LumoModel
 from lumo.space import Block
 from lumo.tasks import TASKS
 
+# beartype looks at a random item of each container, also while hypothesis draws
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 SHARED_FIXTURES = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

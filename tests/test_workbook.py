@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from lumo import __main__ as shell
-from lumo import media, workbook
+from lumo import files, workbook
 from lumo.params import PARAMS, ROOT, ParamsError, load_profile
 from lumo.workbook import WorkbookError, begin, folders, metrics, progress, run_notebook
 from lumo.workbook.errors import one_line
@@ -242,7 +242,7 @@ def test_metrics_survive_a_write_that_is_cut(monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(media.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError) as caught:
         run.record(a=2)
     assert (run.folder / "metrics.json").read_bytes() == before
