@@ -277,7 +277,7 @@ def load_base(folder: Path, dtype: torch.dtype | str = "auto") -> nn.Module:
     """A causal language model from a local folder, safetensors only. Raises ModelError."""
     try:
         return AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype="auto"
+            folder, local_files_only=True, use_safetensors=True, dtype=dtype
         ).eval()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -68,7 +68,7 @@ class Data(Section):
 class ImageCodec(Section):
     """path: a folder with weights; null is the miniature's own."""
 
-    name: Literal["finite"] = "finite"
+    name: Literal["twotone"] = "twotone"
     path: str | None = None
 
 

@@ -52,6 +52,25 @@ class Block:
         return self.start + self.size
 
 
+def codebook_sizes(card: dict[str, Any]) -> list[int]:
+    """The size of each codebook of a codec's card, whose `cardinality` is one number for all or a list of them.
+
+    Raises SpaceError when the list isn't as long as there are codebooks.
+    """
+    cardinality, codebooks = card["cardinality"], card["codebooks"]
+    sizes = list(cardinality) if isinstance(cardinality, list) else [cardinality] * codebooks
+    if len(sizes) != codebooks:
+        raise SpaceError(
+            f"token space: card of '{card.get('name')}' has {codebooks} codebooks and sizes for {len(sizes)}; make it again"
+        )
+    return sizes
+
+
+def block_names(modality: str, codebooks: int) -> list[str]:
+    """`image` for the only codebook of a picture; `image0`, `image1`, … and `audio0`, `audio1`, … for several."""
+    return ["image"] if (modality, codebooks) == ("image", 1) else [f"{modality}{k}" for k in range(codebooks)]
+
+
 @dataclass(frozen=True)
 class TokenSpace:
     """Where each kind of token lies, and what it means.
@@ -74,8 +93,10 @@ class TokenSpace:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        sizes = [("text", self.text_size), ("control", len(CONTROL)), ("image", self.image["cardinality"])]
-        sizes += [(f"audio{k}", self.audio["cardinality"]) for k in range(self.audio["codebooks"])]
+        image, audio = codebook_sizes(self.image), codebook_sizes(self.audio)
+        sizes = [("text", self.text_size), ("control", len(CONTROL))]
+        sizes += zip(block_names("image", len(image)), image, strict=True)
+        sizes += zip(block_names("audio", len(audio)), audio, strict=True)
         blocks, start = [], 0
         for name, size in sizes:
             blocks.append(Block(name, start, size))

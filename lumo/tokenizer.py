@@ -20,7 +20,7 @@ from lumo import patterns
 from lumo.codecs import CodecError, CodecSet, load_codecs
 from lumo.media import Audio, Image
 from lumo.params import Profile, weights_folder
-from lumo.space import TokenSpace
+from lumo.space import TokenSpace, block_names
 
 MODALITIES = ("text", "image", "audio")
 
@@ -62,7 +62,7 @@ class UnifiedTokenizer:
 
     def blocks(self, modality: str) -> list[str]:
         """The block of each codebook, in order."""
-        return ["image"] if modality == "image" else [f"audio{k}" for k in range(self.codecs.audio.codebooks)]
+        return block_names(modality, self.codecs[modality].codebooks)
 
     def _with_offsets(self, modality: str, codes: Int[np.ndarray, "k t"]) -> Int[np.ndarray, "k t"]:
         return np.stack([self.space.to_ids(name, row) for name, row in zip(self.blocks(modality), codes, strict=True)])

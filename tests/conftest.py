@@ -25,7 +25,8 @@ with install_import_hook(
     import lumo.generation  # noqa: F401 - the two are imported here to be hooked
     from lumo.codecs import CodecSet
     from lumo.codecs.encodec import EncodecCodec
-    from lumo.codecs.finite import FiniteAutoencoder, FiniteCodec, FiniteConfig
+    from lumo.codecs.twotone import TwoToneCodec, TwoToneConfig, cut, pixels_of, split
+    from lumo.datasets import world
     from lumo.miniature.backbone import make_tokenizer
     from lumo.model import LumoModel
     from lumo.tokenizer import UnifiedTokenizer, load_text_tokenizer, make_space
@@ -57,6 +58,18 @@ ENCODEC = {
 }
 
 
+TWOTONE = TwoToneConfig(tones=16, masks=48)
+
+
+def toy_patches() -> tuple[torch.Tensor, torch.Tensor]:
+    """Codebooks that are patches of a few of the world's pictures."""
+    scenes = world.scenes("image")[::16]
+    pictures = pixels_of([world.draw(scene, np.random.default_rng(n)) for n, scene in enumerate(scenes)])
+    tones, masks = split(cut(pictures, TWOTONE), TWOTONE)
+    painted = masks.amax(1).nonzero().flatten()
+    return tones[painted[:: len(painted) // 16][:16]], masks[painted[:: len(painted) // 48][:48]]
+
+
 def make_base(tied: bool = True, seed: int = 0) -> Qwen3ForCausalLM:
     torch.manual_seed(seed)
     return Qwen3ForCausalLM(Qwen3Config(**QWEN, tie_word_embeddings=tied)).eval()
@@ -69,29 +82,28 @@ def toy_folder(tmp_path_factory):
     make_tokenizer(0, folder / "backbone")
     make_base().save_pretrained(folder / "backbone")
     torch.manual_seed(1)
-    # fresh weights give every picture and every clip one and the same code; these tell them apart
-    image, audio = FiniteAutoencoder(FiniteConfig(width=4)), EncodecModel(EncodecConfig(**ENCODEC))
+    # fresh weights give every clip one and the same code; these tell them apart
+    audio = EncodecModel(EncodecConfig(**ENCODEC))
     with torch.no_grad():
-        image.encoder[-1].weight.mul_(10)
         for name, value in audio.named_parameters():
             if "bias" in name:
                 value.zero_()
         spread = audio.encoder(torch.randn(8, 1, 4000) * torch.logspace(-2, 0, 8)[:, None, None]).std()
         for layer in audio.quantizer.layers:
             layer.codebook.embed.normal_(0, spread)
-    image.save(folder / "image_codec")
+    TwoToneCodec.save(folder / "image_codec", TWOTONE, *toy_patches())
     audio.save_pretrained(folder / "encodec")
     return folder
 
 
 @pytest.fixture(scope="session")
 def codecs(toy_folder) -> CodecSet:
-    return CodecSet(FiniteCodec(toy_folder / "image_codec"), EncodecCodec(toy_folder / "encodec", 0.4, 1.0))
+    return CodecSet(TwoToneCodec(toy_folder / "image_codec"), EncodecCodec(toy_folder / "encodec", 0.4, 1.0))
 
 
 @pytest.fixture(scope="session")
 def tokenizer(toy_folder, codecs) -> UnifiedTokenizer:
-    """2 audio codebooks of 16, one image codebook of 245; 768 text rows of which fewer are the tokenizer's."""
+    """2 audio codebooks of 16, image codebooks of 16 and 48; 768 text rows of which fewer are the tokenizer's."""
     return UnifiedTokenizer(
         make_space(toy_folder / "backbone", codecs), load_text_tokenizer(toy_folder / "backbone"), codecs
     )

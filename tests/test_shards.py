@@ -216,11 +216,11 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from conftest import CodecSet, EncodecCodec, FiniteCodec, UnifiedTokenizer, load_text_tokenizer, make_space
+from conftest import CodecSet, EncodecCodec, TwoToneCodec, UnifiedTokenizer, load_text_tokenizer, make_space
 from test_shards import PLAN, files, write_shards
 
 toys, manifest, out = map(Path, sys.argv[1:])
-codecs = CodecSet(FiniteCodec(toys / "image_codec"), EncodecCodec(toys / "encodec", 0.4, 1.0))
+codecs = CodecSet(TwoToneCodec(toys / "image_codec"), EncodecCodec(toys / "encodec", 0.4, 1.0))
 tokenizer = UnifiedTokenizer(make_space(toys / "backbone", codecs), load_text_tokenizer(toys / "backbone"), codecs)
 fsync, rename = os.fsync, Path.replace
 

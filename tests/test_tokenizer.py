@@ -18,7 +18,7 @@ from transformers import Qwen3Config
 
 from lumo.codecs import CodecError, CodecSet
 from lumo.codecs.encodec import EncodecCodec
-from lumo.codecs.finite import FiniteCodec
+from lumo.codecs.twotone import TwoToneCodec
 from lumo.datasets import world
 from lumo.params import ParamsError, load_profile
 from lumo.space import CONTROL, SpaceError
@@ -117,8 +117,8 @@ def test_lines_that_are_not_whole_are_refused(tokenizer):
     with pytest.raises(ValueError) as caught:
         tokenizer.decode("audio", audio)
     check_line(str(caught.value), "line of 3 codes", "multiple of 2 codebooks")
-    with refused(CodecError, "codec 'image' decodes", "got (1, 63)"):
-        tokenizer.decode("image", np.full((1, 63), space.block("image").start))
+    with refused(CodecError, "codec 'image' decodes", "got (2, 15)"):
+        tokenizer.decode("image", np.array([[space.block("image0").start, space.block("image1").start] * 15]))
 
 
 # --- the space of a backbone and its codecs ---------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def folder(toy_folder, tmp_path):
 
 
 def codecs_of(folder) -> CodecSet:
-    return CodecSet(FiniteCodec(folder / "image_codec"), EncodecCodec(folder / "encodec", 0.4, 1.0))
+    return CodecSet(TwoToneCodec(folder / "image_codec"), EncodecCodec(folder / "encodec", 0.4, 1.0))
 
 
 @pytest.mark.parametrize("rows", [64, 5000])

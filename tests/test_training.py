@@ -244,7 +244,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import conftest, test_training as t
 from pathlib import Path
-codecs = conftest.CodecSet(conftest.FiniteCodec(Path(sys.argv[2]) / "image_codec"), conftest.EncodecCodec(Path(sys.argv[2]) / "encodec", 0.4, 1.0))
+codecs = conftest.CodecSet(conftest.TwoToneCodec(Path(sys.argv[2]) / "image_codec"), conftest.EncodecCodec(Path(sys.argv[2]) / "encodec", 0.4, 1.0))
 backbone = Path(sys.argv[2]) / "backbone"
 tokenizer = conftest.UnifiedTokenizer(conftest.make_space(backbone, codecs), conftest.load_text_tokenizer(backbone), codecs)
 def show(progress):

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from lumo.media import Audio, ClipPolicy, Image
 from lumo.params import Codecs as CodecParams
@@ -27,11 +28,11 @@ class CodecError(ValueError):
 
 
 class Codec(Protocol):
-    """name: the adapter's; codebooks: K; cardinality: codes in each book; frames: T of one clip or picture."""
+    """name: the adapter's; codebooks: K; cardinalities: codes in each book; frames: T of one clip or picture."""
 
     name: str
     codebooks: int
-    cardinality: int
+    cardinalities: tuple[int, ...]
     frames: int
 
     @property
@@ -63,6 +64,11 @@ def weights_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def nearest(vectors: Float[Tensor, "n d"], book: Float[Tensor, "v d"]) -> Int[Tensor, "n"]:
+    """The code of the closest codebook vector, the first of equals."""
+    return (book.square().sum(1) - 2 * vectors @ book.T).argmin(1)
+
+
 def check_clips(media: Sequence[Audio], policy: ClipPolicy) -> None:
     """Raises CodecError for a clip that isn't what the policy says."""
     for audio in media:
@@ -78,12 +84,12 @@ def check_clips(media: Sequence[Audio], policy: ClipPolicy) -> None:
 
 def load_codecs(params: CodecParams) -> CodecSet:
     """The codecs that a profile names, from their folders or from the miniature. Raises CodecError."""
-    # imported here: the protocol alone needs no torch
+    # imported here: they import this module
     from lumo.codecs.encodec import EncodecCodec
-    from lumo.codecs.finite import FiniteCodec
     from lumo.codecs.spectral import SpectralCodec
+    from lumo.codecs.twotone import TwoToneCodec
 
-    image = FiniteCodec(weights_folder(params.image.path, "image_codec"))
+    image = TwoToneCodec(weights_folder(params.image.path, "image_codec"))
     folder = weights_folder(params.audio.path, "audio_codec")
     adapter = {"encodec": EncodecCodec, "spectral": SpectralCodec}[params.audio.name]
     return CodecSet(image, adapter(folder, params.audio.bandwidth_kbps, params.audio.clip_s))

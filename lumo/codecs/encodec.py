@@ -60,7 +60,7 @@ class EncodecCodec:
         self.bandwidth_kbps = float(bandwidth_kbps)  # 6 and 6.0 must give one card, and one hash
         self.policy = ClipPolicy(config.sampling_rate, config.audio_channels, float(clip_s))
         self.codebooks = self.model.quantizer.get_num_quantizers_for_bandwidth(bandwidth_kbps)
-        self.cardinality = config.codebook_size
+        self.cardinalities = (config.codebook_size,) * self.codebooks
         self.frames = -(-self.policy.samples // config.hop_length)
 
     @property
@@ -72,7 +72,7 @@ class EncodecCodec:
             "channels": self.policy.channels,
             "frame_rate_hz": self.model.config.sampling_rate / self.model.config.hop_length,
             "codebooks": self.codebooks,
-            "cardinality": self.cardinality,
+            "cardinality": self.cardinalities[0],
             "bandwidth_kbps": self.bandwidth_kbps,
             "clip_s": self.policy.duration_s,
             "frames": self.frames,

@@ -1,9 +1,10 @@
-"""A small audio codec for the miniature: residual vector quantisation of spectra, phases found again when decoding.
+"""A small audio codec for the miniature: the level and the shape of spectra, phases found again when decoding.
 
-Each 20 ms the magnitudes of a windowed spectrum, compressed by a square root, are described by one code from each of K
-codebooks, each on the residual of those before. Decoding adds the code vectors up and looks for the wave whose spectra come
-closest (Griffin and Lim 1984, with the momentum of Perraudin et al. 2013). The phase costs no tokens, and a steady tone gives
-a steady line of codes.
+Each hop the magnitudes of a windowed spectrum are described by K codes: the first is the frame's level in steps of some dB, the
+others are a residual vector quantisation of its shape, compressed by a square root (gain-shape quantisation, Gray 1984). The
+same note has the same shape code loud and soft, so a language model can learn the two apart. Decoding looks for the wave
+whose spectra come closest (Griffin and Lim 1984, with the momentum of Perraudin et al. 2013). The phase costs no tokens, and a
+steady tone gives a steady line of codes.
 
 Axes: b clip · samples · f frequency bin · t frame · k codebook · v code.
 """
@@ -25,28 +26,40 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumo.codecs import CodecError, check_clips, weights_sha256
+from lumo.codecs import CodecError, check_clips, nearest, weights_sha256
 from lumo.media import Audio, ClipPolicy, read_audio
 
 
 @dataclass(frozen=True)
 class SpectralConfig:
-    """window, hop: samples; rounds: steps of the search for phases."""
+    """window, hop: samples; rounds: steps of the search for phases.
+
+    codebooks: the level's and the shapes'; cardinality: of each of the shapes'
+    level_floor_db: level, against a full-scale sine's, below which a frame is silence: level code 0, shape codes 0
+    """
 
     sample_rate_hz: int = 16_000
-    window: int = 1024
-    hop: int = 320
-    codebooks: int = 4
-    cardinality: int = 256
-    rounds: int = 32
+    window: int = 1600
+    hop: int = 640
+    codebooks: int = 3
+    cardinality: int = 512
+    rounds: int = 64
+    level_floor_db: float = -62.0
+    level_step_db: float = 2.0
 
     @property
     def bins(self) -> int:
         return self.window // 2 + 1
 
     @property
-    def kbps_per_codebook(self) -> float:
-        return self.sample_rate_hz / self.hop * math.log2(self.cardinality) / 1000
+    def top_level(self) -> int:
+        """The level code of a full-scale sine."""
+        return round(-self.level_floor_db / self.level_step_db)
+
+    def kbps(self, codebooks: int) -> float:
+        """Bandwidth of the first few codebooks."""
+        bits = math.log2(self.top_level + 1) + (codebooks - 1) * math.log2(self.cardinality)
+        return round(self.sample_rate_hz / self.hop * bits / 1000, 3)
 
 
 def spectra(wave: Float[Tensor, "b samples"], config: SpectralConfig) -> Tensor:
@@ -72,16 +85,34 @@ def wave_of(spectrum: Tensor, config: SpectralConfig) -> Float[Tensor, "b sample
     return (overlap(frames) / weight.clamp(min=1e-3))[:, edge : length - edge]
 
 
-def compressed(wave: Float[Tensor, "b samples"], config: SpectralConfig) -> Float[Tensor, "b f t"]:
-    """Square roots of magnitudes: loud partials don't drown soft ones, and silence stays near zero."""
-    return (spectra(wave, config).abs() / config.window**0.5).sqrt()
+def level_codes(magnitude: Float[Tensor, "b f t"], config: SpectralConfig) -> Int[Tensor, "b t"]:
+    """Each frame's level as a code: 0 is silence, then one code for each step above the floor, up to full scale."""
+    level_db = 20 * torch.log10(magnitude.norm(dim=1).clamp(min=1e-9) / _full_scale(config))
+    codes = torch.round((level_db - config.level_floor_db) / config.level_step_db).long()
+    return codes.clamp(0, config.top_level)
+
+
+def levels(codes: Int[Tensor, "b t"], config: SpectralConfig) -> Float[Tensor, "b t"]:
+    """The inverse: norms of magnitudes."""
+    level_db = config.level_floor_db + config.level_step_db * codes
+    return torch.where(codes > 0, _full_scale(config) * 10 ** (level_db / 20), 0.0)
+
+
+def shapes(magnitude: Float[Tensor, "b f t"]) -> Float[Tensor, "b t f"]:
+    """Square roots of magnitudes of norm 1: loud partials don't drown soft ones."""
+    return (magnitude / magnitude.norm(dim=1, keepdim=True).clamp(min=1e-9)).sqrt().transpose(1, 2)
+
+
+def _full_scale(config: SpectralConfig) -> float:
+    """Norm of the magnitudes of a sine of amplitude 1 under a Hann window."""
+    return config.window * math.sqrt(3 / 32)
 
 
 class SpectralCodec:
     """The adapter: clips of one length, at one bandwidth.
 
-    folder: config.json and model.safetensors (`codebooks` [k v f])
-    bandwidth_kbps: chooses how many of the codebooks are used
+    folder: config.json and model.safetensors (`shapes` [k-1 v f])
+    bandwidth_kbps: chooses how many of the codebooks are used, two at the least
     Raises CodecError when the files can't be read or the bandwidth isn't a whole number of codebooks.
     """
 
@@ -90,23 +121,22 @@ class SpectralCodec:
     def __init__(self, folder: Path, bandwidth_kbps: float, clip_s: float):
         try:
             self.config = SpectralConfig(**json.loads((folder / "config.json").read_text()))
-            self.books = load_file(folder / "model.safetensors")["codebooks"].float()
+            self.books = load_file(folder / "model.safetensors")["shapes"].float()
         except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CodecError(f"{folder}: no spectral codec that can be read ({reason}); make it again") from error
-        wanted = (self.config.codebooks, self.config.cardinality, self.config.bins)
+        wanted = (self.config.codebooks - 1, self.config.cardinality, self.config.bins)
         if self.books.shape != wanted:
             raise CodecError(
                 f"{folder}: codebooks are {tuple(self.books.shape)}, config.json says {wanted}; make it again"
             )
-        each = self.config.kbps_per_codebook
-        offered = [round(each * (k + 1), 6) for k in range(self.config.codebooks)]
-        if round(bandwidth_kbps, 6) not in offered:
+        offered = [self.config.kbps(k) for k in range(2, self.config.codebooks + 1)]
+        if bandwidth_kbps not in offered:
             raise CodecError(f"{folder}: no bandwidth of {bandwidth_kbps:g} kbit/s, expected one of {offered}")
         self.folder = folder
         self.bandwidth_kbps = float(bandwidth_kbps)  # 1 and 1.0 must give one card, and one hash
-        self.codebooks = offered.index(round(bandwidth_kbps, 6)) + 1
-        self.cardinality = self.config.cardinality
+        self.codebooks = offered.index(bandwidth_kbps) + 2
+        self.cardinalities = (self.config.top_level + 1, *[self.config.cardinality] * (self.codebooks - 1))
         self.policy = ClipPolicy(self.config.sample_rate_hz, 1, float(clip_s))
         self.frames = self.policy.samples // self.config.hop
         if self.frames * self.config.hop != self.policy.samples:
@@ -123,11 +153,11 @@ class SpectralCodec:
             "channels": 1,
             "frame_rate_hz": self.config.sample_rate_hz / self.config.hop,
             "codebooks": self.codebooks,
-            "cardinality": self.cardinality,
+            "cardinality": list(self.cardinalities),
             "bandwidth_kbps": self.bandwidth_kbps,
             "clip_s": self.policy.duration_s,
             "frames": self.frames,
-            "order": "flatten by time: cb0[t] cb1[t] ... cbK-1[t]",
+            "order": "flatten by time: cb0[t] cb1[t] ... cbK-1[t]; cb0 is the level",
         }
 
     def read(self, path: Path) -> Audio:
@@ -137,11 +167,12 @@ class SpectralCodec:
     def encode(self, media: Sequence[Audio]) -> Int[np.ndarray, "b k t"]:
         check_clips(media, self.policy)
         wave = torch.from_numpy(np.concatenate([audio.samples for audio in media]))
-        residual = compressed(wave, self.config).transpose(1, 2)
-        codes = []
-        for book in self.books[: self.codebooks]:
+        magnitude = spectra(wave, self.config).abs()
+        loudness, residual = level_codes(magnitude, self.config), shapes(magnitude)
+        codes = [loudness]
+        for book in self.books[: self.codebooks - 1]:
             chosen = nearest(residual.flatten(0, 1), book).unflatten(0, residual.shape[:2])
-            codes.append(chosen)
+            codes.append(chosen * (loudness > 0))  # the shape of silence is noise
             residual = residual - book[chosen]
         return torch.stack(codes, 1).numpy()
 
@@ -149,21 +180,18 @@ class SpectralCodec:
     def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Audio]:
         if codes.shape[1] != self.codebooks:
             raise CodecError(f"codec 'audio' has {self.codebooks} codebooks, got {codes.shape[1]}")
-        roots = sum(book[torch.from_numpy(line)] for book, line in zip(self.books, codes.swapaxes(0, 1), strict=False))
-        magnitude = roots.clamp(min=0).square().transpose(1, 2) * self.config.window**0.5
+        loudness, *lines = torch.from_numpy(codes).unbind(1)
+        shape = sum(book[line] for book, line in zip(self.books, lines, strict=False)).clamp(min=0).square()
+        shape = shape / shape.norm(dim=2, keepdim=True).clamp(min=1e-9)
+        magnitude = (shape * levels(loudness, self.config)[..., None]).transpose(1, 2)
         wave = find_phases(magnitude, self.config)
         return [Audio(clip, self.policy.sample_rate_hz) for clip in wave[:, None].numpy()]
 
     @staticmethod
-    def save(folder: Path, config: SpectralConfig, books: Float[Tensor, "k v f"]) -> None:
+    def save(folder: Path, config: SpectralConfig, books: Float[Tensor, "k-1 v f"]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
-        save_file({"codebooks": books.half().contiguous()}, folder / "model.safetensors")
-
-
-def nearest(vectors: Float[Tensor, "n f"], book: Float[Tensor, "v f"]) -> Int[Tensor, "n"]:
-    """The code of the closest vector, the first of equals."""
-    return (book.square().sum(1) - 2 * vectors @ book.T).argmin(1)
+        save_file({"shapes": books.half().contiguous()}, folder / "model.safetensors")
 
 
 def find_phases(

@@ -136,12 +136,19 @@ def _strength(frequencies: np.ndarray, magnitudes: np.ndarray, hz: float) -> flo
     return float(magnitudes[near].max(initial=0.0))
 
 
+def _loudness(samples: np.ndarray) -> str:
+    """Half-way, in dB, between the middles of the two levels."""
+    half = world.FULL_LEVEL * 10 ** ((world.LOUDNESS_DB["soft"] / 2 - 1) / 20)
+    return "loud" if world.level(samples) > half else "soft"
+
+
 def read_music(audio: Audio) -> dict[str, str | None]:
     samples = audio.samples[0].astype(np.float64)
     starts = onsets(samples)
     found: dict[str, str | None] = dict.fromkeys(world.ATTRIBUTES["music"])
     if not starts:
         return found
+    found["loudness"] = _loudness(samples)
     counts = {len(times): name for name, times in world.RHYTHMS.items()}
     found["rhythm"] = counts.get(len(starts))
     frequencies, magnitudes = spectrum(samples)
@@ -169,8 +176,7 @@ def read_effect(audio: Audio) -> dict[str, str | None]:
     level = envelope(samples)
     if level.max(initial=0.0) < 1e-3:
         return found
-    half = 0.6 * 10 ** ((world.LOUDNESS_DB["soft"] / 2 - 1) / 20)
-    found["loudness"] = "loud" if audio.peak > half else "soft"
+    found["loudness"] = _loudness(samples)
     frequencies, magnitudes = spectrum(samples)
     power = magnitudes**2
     steady = np.mean(level > level.max() / 6)
@@ -219,7 +225,7 @@ def read_caption(text: str, kind: str) -> dict[str, str | None]:
     """The attribute values that a caption names; an attribute named twice with different values is None."""
     values = {
         "image": (world.COLOURS, world.SHAPES, world.SIZES, world.PLACES, world.BACKGROUNDS),
-        "music": (world.TIMBRES, world.PITCHES_HZ, world.RHYTHMS),
+        "music": (world.TIMBRES, world.PITCHES_HZ, world.RHYTHMS, world.LOUDNESS_DB),
         "sfx": (world.EFFECTS, ("rising", "falling", "slow", "fast"), world.LOUDNESS_DB),
     }[kind]
     found = {}

@@ -55,7 +55,9 @@ TIMBRES = {
     "violin": ((0.8, 0.85, 0.6, 0.6, 0.45, 0.4, 0.3, 0.25), 1.0),
     "marimba": ((1.0, 0.0, 0.0, 0.45), 9.0),
 }
-PITCHES_HZ = {"C4": 261.63, "D4": 293.66, "E4": 329.63, "G4": 392.00, "A4": 440.00, "C5": 523.25}
+PITCHES_HZ = {  # two octaves' worth of a pentatonic scale, so that neighbours are at least a tenth apart
+    "C4": 261.63, "D4": 293.66, "E4": 329.63, "G4": 392.00, "A4": 440.00, "C5": 523.25, "D5": 587.33, "E5": 659.26,
+}  # fmt: skip
 RHYTHMS = {  # onsets in seconds
     "one long note": (0.0,),
     "two notes": (0.0, 0.5),
@@ -71,11 +73,12 @@ EFFECTS = {
     "claps": ("slow", "fast"),
 }
 EVENTS_PER_S = {"slow": 3, "fast": 6}
-LOUDNESS_DB = {"loud": 0.0, "soft": -12.0}  # of effects; music is always loud
+LOUDNESS_DB = {"loud": 0.0, "soft": -12.0}
+FULL_LEVEL = 0.15  # root mean square of a loud clip's loudest 20 ms; noise then peaks below 1
 
 ATTRIBUTES = {
     "image": ("colour", "shape", "size", "place", "background"),
-    "music": ("timbre", "pitch", "rhythm"),
+    "music": ("timbre", "pitch", "rhythm", "loudness"),
     "sfx": ("effect", "motion", "loudness"),
 }
 
@@ -87,12 +90,12 @@ WORDINGS = {
         "{place}: one {size} {colour} {shape}, {background} background",
     ),
     "music": (
-        "a {timbre} plays {rhythm} on {pitch}",
-        "{rhythm} on {pitch}, played by a {timbre}",
-        "we hear {pitch} from a {timbre}: {rhythm}",
-        "{timbre} music, {rhythm}, pitch {pitch}",
-        "a {timbre}. the pitch is {pitch} and there is {rhythm}",
-        "listen to {rhythm} of a {timbre} at {pitch}",
+        "a {loudness} {timbre} plays {rhythm} on {pitch}",
+        "{rhythm} on {pitch}, played by a {loudness} {timbre}",
+        "we hear {pitch} from a {timbre}, {loudness}: {rhythm}",
+        "{loudness} {timbre} music, {rhythm}, pitch {pitch}",
+        "a {timbre}. the pitch is {pitch} and there is {rhythm}, {loudness}",
+        "listen to {rhythm} of a {loudness} {timbre} at {pitch}",
     ),
     "sfx": (
         "the sound of a {loudness} {effect}, {motion}",
@@ -129,7 +132,7 @@ def scenes(kind: str) -> list[Scene]:
     if kind == "image":
         values = itertools.product(COLOURS, SHAPES, SIZES, PLACES, BACKGROUNDS)
     elif kind == "music":
-        values = itertools.product(TIMBRES, PITCHES_HZ, RHYTHMS)
+        values = itertools.product(TIMBRES, PITCHES_HZ, RHYTHMS, LOUDNESS_DB)
     else:
         values = (
             (effect, motion, level)
@@ -201,15 +204,17 @@ def shape_cover(shape: str, row: float, column: float, radius: float) -> np.ndar
 
 def play(scene: Scene, rng: np.random.Generator) -> Audio:
     """Synthesise a music or sfx scene; loudness varies by 2 dB and noise is drawn anew from one clip to the next."""
-    if scene.kind == "music":
-        samples, level_db = _music(*scene.values), 0.0
-    else:
-        effect, motion, loudness = scene.values
-        samples, level_db = _effect(effect, motion, rng), LOUDNESS_DB[loudness]
+    *content, loudness = scene.values
+    samples = _music(*content) if scene.kind == "music" else _effect(*content, rng)
     fade = np.minimum(1.0, np.arange(len(samples), 0, -1) / (0.01 * SAMPLE_RATE_HZ))
-    peak = 0.6 * 10 ** ((level_db + rng.uniform(-2, 0)) / 20)
-    samples = peak * samples / np.abs(samples).max() * fade
-    return Audio(samples.astype(np.float32)[None], SAMPLE_RATE_HZ)
+    wanted = FULL_LEVEL * 10 ** ((LOUDNESS_DB[loudness] + rng.uniform(-2, 0)) / 20)
+    return Audio((samples * fade * wanted / level(samples)).astype(np.float32)[None], SAMPLE_RATE_HZ)
+
+
+def level(samples: np.ndarray) -> float:
+    """Root mean square of the loudest 20 ms, in steps of 10 ms: what an ear would call how loud a clip is."""
+    power = np.add.reduceat(samples**2, np.arange(0, len(samples), SAMPLE_RATE_HZ // 100))
+    return math.sqrt((power[1:] + power[:-1]).max() / (SAMPLE_RATE_HZ // 50))
 
 
 def _seconds() -> np.ndarray:

@@ -1,69 +1,37 @@
-"""Train the miniature's image codec on the world's pictures.
-
-Axes: b picture · h w pixel.
-"""
+"""Make the miniature's image codec: pairs of tones and masks of the world's patches, by k-means."""
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from lumo.codecs.finite import FiniteAutoencoder, FiniteConfig
+from lumo.codecs.twotone import TwoToneCodec, TwoToneConfig, cut, pixels_of, split
 from lumo.datasets import world
+from lumo.miniature.clusters import k_means
+
+CONFIG = TwoToneConfig()
 
 
-def pictures(count: int, seed: int) -> Tensor:
-    """Pictures of combinations that are in training: float32 [count 3 h w] in -1…1."""
+def pictures(count: int, seed: int) -> Float[Tensor, "count 3 h w"]:
+    """Pictures of combinations that are in training, fp32 in 0…255."""
     rng = np.random.default_rng(seed)
     seen = world.seen("image")
-    drawn = [world.draw(seen[rng.integers(len(seen))], rng).pixels for _ in range(count)]
-    return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return pixels_of([world.draw(seen[rng.integers(len(seen))], rng) for _ in range(count)])
 
 
 def train(
-    folder: Path, minutes: float, seed: int = 0, learning_rate: float = 2.0e-3, batch: int = 32
-) -> FiniteAutoencoder:
-    """Train for a given wall time and save to `folder`; the log goes to `folder/log.jsonl`."""
-    torch.manual_seed(seed)
+    folder: Path, config: TwoToneConfig = CONFIG, seed: int = 0, picture_count: int = 5000, rounds: int = 25
+) -> None:
+    """Both codebooks from the patches of pictures that may appear in training, saved to `folder`."""
     rng = torch.Generator().manual_seed(seed)
-    model = FiniteAutoencoder(FiniteConfig()).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0)
-    pool, check = pictures(6000, seed), pictures(64, seed + 1)
-    folder.mkdir(parents=True, exist_ok=True)
-    started, step = time.perf_counter(), 0
-    with (folder / "log.jsonl").open("a") as log:
-        while (done := (time.perf_counter() - started) / (minutes * 60)) < 1:
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate * min(1.0, (step + 1) / 100) * min(1.0, 0.02 + (1 - done) / 0.6)
-            target = pool[torch.randint(len(pool), (batch,), generator=rng)]
-            latent = model.latent(target)
-            # noise of half a level at first, then rounding with a straight-through gradient
-            noise = torch.rand(latent.shape, generator=rng) - 0.5
-            levels = latent + noise if done < 0.2 else latent + (latent.round() - latent).detach()
-            output = model.paint(levels)
-            # a shape covers a twentieth of a picture: what differs from the ground weighs more
-            weight = 1 + 4 * ((target - target[:, :, :1, :1]).abs().amax(1, keepdim=True) > 0.1)
-            loss = (F.smooth_l1_loss(output, target, beta=0.1, reduction="none") * weight).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            step += 1
-            if step % 200 == 0:
-                with torch.no_grad():
-                    error = F.mse_loss(model.decode(model.encode(check)).clamp(-1, 1), check)
-                row = {
-                    "step": step,
-                    "done": round(done, 4),
-                    "loss": loss.item(),
-                    "psnr_db": float(10 * torch.log10(4 / error)),
-                }
-                print(json.dumps(row), file=log, flush=True)
-    model.eval().save(folder)
-    return model
+    tones, masks = split(cut(pictures(picture_count, seed), config), config)
+    # three of four patches are bare ground: a few hundred of them say it all
+    painted = masks.amax(1) > 0
+    bare = (~painted).nonzero().flatten()[:300]
+    chosen = torch.cat([painted.nonzero().flatten(), bare])
+    books = (k_means(part[chosen], size, rounds, rng) for part, size in ((tones, config.tones), (masks, config.masks)))
+    TwoToneCodec.save(folder, config, *books)

@@ -13,6 +13,7 @@ from lumo.show.figures import COLOURS
 from lumo.show.page import MUTED, SMALL, Page, escape, plain, tag, title_line
 
 _TEXT, _CONTROL, _IMAGE = "#9a9a9a", "#CC79A7", "#0072B2"
+_IMAGES = ("#0072B2", "#56B4E9")  # one hue: codebooks of one picture
 _AUDIO = ("#F2C14E", "#E69F00", "#C97400", "#8F4A00")  # one hue: codebooks of one sound
 _TARGET = "#009E73"
 # content-box: a gap between a field and its underline
@@ -106,9 +107,10 @@ def _colours(blocks: Sequence[str]) -> dict[str, str]:
     others = iter(range(len(blocks)))
     found: dict[str, str] = {}
     for name in dict.fromkeys(blocks):
-        codebook = re.fullmatch(r"audio(\d+)", name)
+        codebook = re.fullmatch(r"(audio|image)(\d+)", name)
         if codebook:
-            found[name] = _AUDIO[int(codebook[1]) % len(_AUDIO)]
+            family = {"audio": _AUDIO, "image": _IMAGES}[codebook[1]]
+            found[name] = family[int(codebook[2]) % len(family)]
         else:
             found[name] = fixed.get(name) or COLOURS[(1 + 4 * next(others)) % len(COLOURS)]
     return found
