@@ -5,6 +5,7 @@ Axes: b row · s step in a row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,15 +52,13 @@ class Batch:
 
 
 def pack(sequences: Sequence[TokenSequence], pad_id: int, groups: Sequence[int] | None = None) -> Batch:
-    """Pack sequences into rows, none cut or left out; of a few row lengths, from the longest sequence's up, the one that pads least.
+    """Pack sequences into rows, none cut or left out; of the row lengths that suggest themselves, the one that costs least.
 
     groups: an index for each sequence, carried along to its positions
     """
     groups = groups if groups is not None else [0] * len(sequences)
     lengths = [len(sequence) for sequence in sequences]
-    # longer rows pack better and cost attention; from three sequences' length on there is little left to gain
-    layouts = [_best_fit(lengths, round(max(lengths) * stretch)) for stretch in (1, 1.25, 1.5, 2, 2.5, 3)]
-    rows, capacity = min(layouts, key=lambda layout: len(layout[0]) * layout[1])
+    rows, capacity = min((_best_fit(lengths, capacity) for capacity in _capacities(lengths)), key=_cost)
     shape = (len(rows), capacity)
     input_ids, labels = torch.full(shape, pad_id), torch.full(shape, IGNORE)
     segments, positions, owners = (torch.zeros(shape, dtype=torch.long) for _ in range(3))
@@ -75,6 +74,22 @@ def pack(sequences: Sequence[TokenSequence], pad_id: int, groups: Sequence[int] 
             owners[row, span] = groups[i]
             start += len(ids)
     return Batch(input_ids, labels, segments, positions, owners)
+
+
+def _capacities(lengths: Sequence[int]) -> list[int]:
+    """Row lengths worth trying: those that a whole number of rows would fill, with a little room for what doesn't divide."""
+    longest, total = max(lengths), sum(lengths)
+    filled = (total / rows for rows in range(max(1, total // (5 * longest)), total // longest + 1))
+    return sorted(
+        {longest, *(max(longest, math.ceil(fill * room)) for fill in filled for room in (1, 1.01, 1.02, 1.03, 1.05))}
+    )
+
+
+def _cost(layout: tuple[list[list[int]], int]) -> float:
+    """Tokens computed, and what their attention costs: on a CPU rows of 900 tokens take twice as long a token as the shortest
+    (measured on the miniature: 0.38 s for 24 rows of 64, 0.42 for 8 of 192, 0.55 for 3 of 512, 1.00 for 1 of 1,536)."""
+    rows, capacity = layout
+    return len(rows) * capacity * (1 + capacity / 900)
 
 
 def _best_fit(lengths: Sequence[int], capacity: int) -> tuple[list[list[int]], int]:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from transformers.utils import logging
 
 from lumo.batches import IGNORE, Batch
 from lumo.files import write_atomically
+from lumo.loss import split_cross_entropy
 from lumo.params import Profile, weights_folder
 from lumo.space import TokenSpace
 
@@ -121,18 +122,30 @@ class LumoModel(nn.Module):
         new = hidden.float() @ self._new_head().T
         return torch.cat([F.pad(old, (0, gap), value=float("-inf")) if gap else old, new], -1)
 
-    def token_losses(self, batch: Batch) -> tuple[Float[Tensor, "m"], Int[Tensor, "m"]]:
-        """Cross-entropy in nats of each supervised token, and its group; the head sees supervised positions alone."""
+    def loss(
+        self, batch: Batch, weigh: Callable[[Int[Tensor, "m"]], Float[Tensor, "m"]]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "m"], Int[Tensor, "m"]]:
+        """The weighted sum of cross-entropies to be differentiated; each supervised token's own, in nats; and its group.
+
+        weigh: from groups to weights. The head sees supervised positions alone, a few at a time.
+        """
         device = self.new_rows.device
         hidden = self.hidden(
             batch.input_ids.to(device), batch.position_ids.to(device), batch.attention_mask().to(device)
         )
         # the label of a step is predicted one step before; a segment's first token is never a target
         wanted = batch.labels[:, 1:] != IGNORE
-        losses = F.cross_entropy(
-            self.logits(hidden[:, :-1][wanted.to(device)]), batch.labels[:, 1:][wanted].to(device), reduction="none"
+        labels, groups = (part[:, 1:][wanted].to(device) for part in (batch.labels, batch.groups))
+        old, new = self._causal.get_output_embeddings().weight, self._new_head()
+        total, losses = split_cross_entropy(
+            hidden[:, :-1][wanted.to(device)], old, new, labels, weigh(groups).to(new), self.space.text_size
         )
-        return losses, batch.groups[:, 1:][wanted].to(device)
+        return total, losses, groups
+
+    @torch.no_grad()
+    def token_losses(self, batch: Batch) -> tuple[Float[Tensor, "m"], Int[Tensor, "m"]]:
+        """Cross-entropy in nats of each supervised token, and its group."""
+        return self.loss(batch, torch.ones_like)[1:]
 
     # --- what trains --------------------------------------------------------------------------------------------------
 

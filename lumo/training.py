@@ -121,11 +121,11 @@ def sums_of(losses: Tensor, groups: Tensor, names: Sequence[str]) -> Sums:
     return Sums(dict(zip(names, totals.tolist(), strict=True)), dict(zip(names, counts.tolist(), strict=True)))
 
 
-def objective(losses: Tensor, groups: Tensor) -> Tensor:
-    """The mean over the batch's tasks of each task's mean token loss: a caption of ten tokens weighs as much as a clip of two
-    hundred, or reading would hardly be trained beside writing."""
-    present = groups.unique()
-    return torch.stack([losses[groups == group].mean() for group in present]).mean()
+def task_weights(groups: Tensor) -> Tensor:
+    """Weights [m] of tokens, by their tasks [m]: they make the mean over the batch's tasks of each task's mean token loss. A caption
+    of ten tokens weighs as much as a clip of two hundred, or reading would hardly be trained beside writing."""
+    counts = torch.bincount(groups)
+    return 1.0 / (counts[groups] * (counts > 0).sum())
 
 
 def train(
@@ -163,8 +163,7 @@ def train(
             model.train()
             began = time.perf_counter()
             batch = feed.at(step)
-            losses, groups = model.token_losses(batch)
-            loss = objective(losses, groups)
+            loss, losses, groups = model.loss(batch, task_weights)
             if not torch.isfinite(loss):
                 raise ModelError(
                     f"training: loss is {loss.item()} at step {step}; lower the learning rates and start again from the last checkpoint"

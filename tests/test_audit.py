@@ -52,7 +52,7 @@ class Broken(UnifiedTokenizer):
         ids = super().encode(modality, media).copy()
         self.calls += 1
         if self.fault == "deterministic" and modality == "image":
-            start = self.space.block("image").start
+            start = self.space.block("image0").start
             ids[0, 0] = start + (ids[0, 0] - start + self.calls) % 245
         if self.fault == "in_blocks" and modality == "audio":
             ids[:, [0, 1]] = ids[:, [1, 0]]  # the two codebooks of a frame change places
@@ -115,11 +115,23 @@ def test_text_logits_are_the_bases_own(model, tokenizer):
 def test_codebook_usage_by_hand(tokenizer):
     samples = make_samples(tokenizer, images=1, clips=1)
     space = tokenizer.space
-    samples[0].ids["image"][:] = space.block("image").start + np.arange(64) % 4
+    samples[0].ids["image"][:] = np.stack(
+        [space.block("image0").start + np.arange(16) % 4, np.full(16, space.block("image1").start)], 1
+    ).ravel()
     samples[1].ids["audio"][0::2] = space.block("audio0").start + 7
     samples[1].ids["audio"][1::2] = space.block("audio1").start + np.arange(50) % 2
-    assert codebook_usage(samples, space) == [("image", 4, 245, 2.0), ("audio0", 1, 16, 0.0), ("audio1", 2, 16, 1.0)]
-    assert codebook_usage([], space) == [("image", 0, 245, 0.0), ("audio0", 0, 16, 0.0), ("audio1", 0, 16, 0.0)]
+    assert codebook_usage(samples, space) == [
+        ("image0", 4, 16, 2.0),
+        ("image1", 1, 48, 0.0),
+        ("audio0", 1, 16, 0.0),
+        ("audio1", 2, 16, 1.0),
+    ]
+    assert codebook_usage([], space) == [
+        ("image0", 0, 16, 0.0),
+        ("image1", 0, 48, 0.0),
+        ("audio0", 0, 16, 0.0),
+        ("audio1", 0, 16, 0.0),
+    ]
 
 
 def test_shards_that_agree_with_their_files_and_those_that_do_not(tokenizer, tmp_path):
@@ -135,8 +147,16 @@ def test_shards_that_agree_with_their_files_and_those_that_do_not(tokenizer, tmp
     sound = {"samples": 6, "in_two_splits": 0, "retokenised": 6, "retokenised_same": 6, "decoded": 6}
     assert audit_shards(splits, tokenizer, tmp_path) == sound
 
-    start = tokenizer.space.block("image").start
-    turned = replace(samples[0], ids=samples[0].ids | {"image": start + (samples[0].ids["image"] - start + 1) % 245})
+    start = tokenizer.space.block("image0").start
+    turned = replace(
+        samples[0],
+        ids=samples[0].ids
+        | {
+            "image": np.concatenate(
+                [start + (samples[0].ids["image"][:1] - start + 1) % 16, samples[0].ids["image"][1:]]
+            )
+        },
+    )
     reworded = replace(samples[1], ids=samples[1].ids | {"text": tokenizer.encode_text("another caption")})
     assert (
         audit_shards({"train": [turned, reworded, *samples[2:4]], "eval": samples[4:]}, tokenizer, tmp_path)[

@@ -25,6 +25,7 @@ FLOORS = {
     "datasets": 2,
     "tokenizer": 3,
     "batches": 3,
+    "loss": 3,
     "shards": 4,
     "model": 4,
     "generation": 5,

@@ -62,7 +62,7 @@ def test_answers_that_end_at_different_steps_equal_the_slow_loop(model, tokenize
     """Few codes, and large rows: the end token is often the best."""
     with_lora(model)
     end = tokenizer.space.control("<|aud_end|>")
-    blocks = [Block("audio0", 1023, 2), Block("audio1", 1039, 16)]
+    blocks = [Block("audio0", tokenizer.space.block("audio0").start, 2), tokenizer.space.block("audio1")]
     grammar = media_grammar(blocks, end, min_frames=1, max_frames=8)
     head = model.new_rows if model.new_head_rows is None else model.new_head_rows
     with torch.no_grad():

@@ -72,11 +72,12 @@ def test_losses_and_gradients_are_those_of_resized_embeddings(tokenizer, batch, 
         logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="none"
     )
     naive_losses = naive_losses[batch.labels[:, 1:].flatten() != IGNORE]
-    losses, groups = model.token_losses(batch)
+    total, losses, groups = model.loss(batch, lambda groups: torch.full(groups.shape, 1 / len(groups)))
+    assert total.item() == pytest.approx(losses.mean().item())
     torch.testing.assert_close(losses.double(), naive_losses, rtol=0, atol=1e-5)
     assert groups.tolist() == batch.groups[:, 1:][batch.labels[:, 1:] != IGNORE].tolist()
 
-    losses.mean().backward()
+    total.backward()
     naive_losses.mean().backward()
     grown = naive.get_input_embeddings().weight.grad[space.text_size :]
     torch.testing.assert_close(model.new_rows.grad.double(), grown, rtol=1e-4, atol=1e-7)
@@ -110,7 +111,7 @@ def test_training_with_weight_decay_leaves_base_and_text_logits_bit_identical(mo
     # the harshest try: every parameter goes to the optimiser, with decay
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
     for _ in range(3):
-        model.token_losses(batch)[0].mean().backward()
+        model.loss(batch, torch.ones_like)[0].backward()
         optimiser.step()
         optimiser.zero_grad()
     assert model.base_sha256() == before
@@ -120,7 +121,7 @@ def test_training_with_weight_decay_leaves_base_and_text_logits_bit_identical(mo
     model.add_lora(2)
     assert model.base_sha256() == before, "the hash must look through peft's names"
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
-    model.token_losses(batch)[0].mean().backward()
+    model.loss(batch, torch.ones_like)[0].backward()
     optimiser.step()
     assert model.base_sha256() == before
 

@@ -41,7 +41,7 @@ def test_there_is_as_much_of_everything_as_the_specification_asks():
     }
     colours, shapes, sizes, places, backgrounds = map(len, values["image"])
     assert colours >= 8 and shapes >= 5 and sizes >= 2 and places >= 5 and backgrounds >= 2
-    timbres, pitches, rhythms = map(len, values["music"])
+    timbres, pitches, rhythms, _ = map(len, values["music"])
     assert timbres >= 4 and pitches >= 6 and rhythms >= 4
     assert len(values["sfx"][0]) >= 6
     for effect in values["sfx"][0]:  # each effect has a direction or a speed, one of two
@@ -147,7 +147,7 @@ def test_clips_are_one_second_within_full_scale_and_never_silent(kind):
     for scene in world.scenes(kind):
         audio = world.play(scene, np.random.default_rng(0))
         assert audio.samples.shape == (1, POLICY.samples) and audio.samples.dtype == np.float32
-        assert 0.05 < audio.peak < 0.7 and np.isfinite(audio.samples).all()
+        assert 0.02 < audio.peak < 0.9 and np.isfinite(audio.samples).all()
 
 
 def tree(folder) -> dict[str, bytes]:

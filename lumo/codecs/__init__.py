@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Int
 
 from lumo.media import Audio, ClipPolicy, Image
 from lumo.params import Codecs as CodecParams
@@ -64,11 +63,6 @@ def weights_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def nearest(vectors: Float[Tensor, "n d"], book: Float[Tensor, "v d"]) -> Int[Tensor, "n"]:
-    """The code of the closest codebook vector, the first of equals."""
-    return (book.square().sum(1) - 2 * vectors @ book.T).argmin(1)
-
-
 def check_clips(media: Sequence[Audio], policy: ClipPolicy) -> None:
     """Raises CodecError for a clip that isn't what the policy says."""
     for audio in media:
@@ -84,7 +78,7 @@ def check_clips(media: Sequence[Audio], policy: ClipPolicy) -> None:
 
 def load_codecs(params: CodecParams) -> CodecSet:
     """The codecs that a profile names, from their folders or from the miniature. Raises CodecError."""
-    # imported here: they import this module
+    # imported here: the protocol alone needs no torch
     from lumo.codecs.encodec import EncodecCodec
     from lumo.codecs.spectral import SpectralCodec
     from lumo.codecs.twotone import TwoToneCodec

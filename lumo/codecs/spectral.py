@@ -26,7 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumo.codecs import CodecError, check_clips, nearest, weights_sha256
+from lumo.codecs import CodecError, check_clips, weights_sha256
+from lumo.codecs.vectors import nearest
 from lumo.media import Audio, ClipPolicy, read_audio
 
 

@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumo.codecs import CodecError, nearest, weights_sha256
+from lumo.codecs import CodecError, weights_sha256
+from lumo.codecs.vectors import nearest
 from lumo.media import Image, read_image
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])  # weights of red, green and blue in brightness, ITU-R BT.601

@@ -55,7 +55,7 @@ TIMBRES = {
     "violin": ((0.8, 0.85, 0.6, 0.6, 0.45, 0.4, 0.3, 0.25), 1.0),
     "marimba": ((1.0, 0.0, 0.0, 0.45), 9.0),
 }
-PITCHES_HZ = {  # two octaves' worth of a pentatonic scale, so that neighbours are at least a tenth apart
+PITCHES_HZ = {  # a pentatonic scale: neighbours are at least a tenth apart
     "C4": 261.63, "D4": 293.66, "E4": 329.63, "G4": 392.00, "A4": 440.00, "C5": 523.25, "D5": 587.33, "E5": 659.26,
 }  # fmt: skip
 RHYTHMS = {  # onsets in seconds

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lumo.codecs import nearest
+from lumo.codecs.vectors import nearest
 
 
 def k_means(vectors: Float[Tensor, "n d"], size: int, rounds: int, rng: torch.Generator) -> Float[Tensor, "v d"]:

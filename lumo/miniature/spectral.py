@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lumo.codecs import nearest
 from lumo.codecs.spectral import SpectralCodec, SpectralConfig, level_codes, shapes, spectra
+from lumo.codecs.vectors import nearest
 from lumo.datasets import world
 from lumo.miniature.clusters import k_means
 
