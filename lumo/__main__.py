@@ -1,4 +1,4 @@
-"""The command line: `lumo report`, `lumo run 04`, `lumo notebooks`. The same as `python -m lumo`."""
+"""The command line: `lumo report`, `lumo run 04`, `lumo bench`, `lumo notebooks`. The same as `python -m lumo`."""
 
 from __future__ import annotations
 
@@ -63,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--run-dir", type=Path, help="folder to run in; else the newest unfinished one, else a new one")
     run.set_defaults(command=_run)
 
+    bench = commands.add_parser("bench", help="speed and memory beside the stock way of doing each thing")
+    bench.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one, else cpu")
+    bench.add_argument("--profile", default="mini", help="whose model and batches are measured (%(default)s)")
+    bench.add_argument("--out", type=Path, help="a JSON file for the figures")
+    bench.set_defaults(command=_bench)
+
     commands.add_parser("notebooks", help="list the notebooks").set_defaults(command=_notebooks)
     return parser
 
@@ -107,6 +113,27 @@ def _run(options: argparse.Namespace) -> None:
         print("failed", flush=True)
         raise WorkbookError(f"{name} failed{outcome.failure} · {outcome.notebook}")
     print(f"{duration(outcome.seconds)}\npage: {outcome.page}", flush=True)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    import json
+
+    import torch
+
+    from lumo import bench, show
+    from lumo.files import write_atomically
+    from lumo.params import load_profile
+
+    profile = load_profile(_profile(options))
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if profile.threads:
+        torch.set_num_threads(profile.threads)
+    machine, comparisons = bench.run_all(profile, device, lambda name: print(f"{name} …", file=sys.stderr, flush=True))
+    print(show.facts(machine).text)
+    print(show.table([comparison.as_row() for comparison in comparisons]).text)
+    if options.out:
+        figures = {"machine": machine} | {c.name: c.as_dict() for c in comparisons}
+        print("figures:", write_atomically(options.out, json.dumps(figures, indent=2) + "\n"))
 
 
 def _notebooks(options: argparse.Namespace) -> None:

@@ -155,7 +155,7 @@ def run_suite(
         answers += generate(model, prompts, grammar, sampling, range(start, start + len(chunk)))
     progress(len(cases), len(cases))
     (medium,) = {*task.inputs, task.target} - {"text"}  # the picture or clip that the case is about
-    made = [_decode(task.target, ids, tokenizer) for ids in answers]
+    made = _decode(task.target, answers, tokenizer)
     true = [tokenizer.codecs[medium].read(inside(media, case.row["modalities"][medium]["path"])) for case in cases]
     round_trips = tokenizer.decode(medium, np.stack([case.ids[medium] for case in cases]))
     results = []
@@ -182,11 +182,16 @@ def run_suite(
     return results
 
 
-def _decode(modality: str, ids: Int[np.ndarray, "n"], tokenizer: UnifiedTokenizer) -> str | Image | Audio | None:
+def _decode(
+    modality: str, answers: Sequence[Int[np.ndarray, "n"]], tokenizer: UnifiedTokenizer
+) -> list[str | Image | Audio | None]:
+    """All answers at once, where they are of one length; an answer that doesn't decode is None, and counted."""
+    if modality == "text":
+        return [tokenizer.decode_text(ids) for ids in answers]
     try:
-        return tokenizer.decode_text(ids) if modality == "text" else tokenizer.decode(modality, ids[None])[0]
-    except ValueError:  # counted as not decoded; the grammar leaves no way to get here
-        return None
+        return tokenizer.decode(modality, np.stack(answers))
+    except ValueError:  # the grammar leaves no way to get here, but a suite must survive it
+        return [_decode(modality, [ids], tokenizer)[0] for ids in answers] if len(answers) > 1 else [None]
 
 
 def combination(sample: Sample) -> str:

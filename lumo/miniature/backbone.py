@@ -135,19 +135,22 @@ def train(
 ) -> None:
     """Train for some steps and save model and tokenizer to `folder`; the log goes to `folder/log.jsonl`.
 
-    Matrices are trained by Muon (Jordan et al. 2024), the embedding and the norms by AdamW: after 400 steps of the same text
-    Muon stood at 0.75 nats a token where AdamW alone stood at 0.78.
+    AdamW, although Muon (Jordan et al. 2024) reads the text better (0.75 against 0.78 nats a token after 400 steps): it leaves
+    weights twice as large and of full rank, and such a model learned to read pictures three times more slowly.
     """
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(seed, folder)
     model = Qwen3ForCausalLM(Qwen3Config(**CONFIG, eos_token_id=tokenizer.eos_token_id)).train()
-    table = model.get_input_embeddings().weight
-    matrices = [p for p in model.parameters() if p.ndim > 1 and p is not table]
-    others = [p for p in model.parameters() if p.ndim < 2 or p is table]
-    optimisers = (
-        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": 0.05},
+            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+        fused=True,
     )
     stream, ids, started = documents(seed + 1), [], time.perf_counter()
     with (folder / "log.jsonl").open("w") as log:
@@ -156,16 +159,13 @@ def train(
                 texts = [next(stream) + END for _ in range(256)]
                 ids += [i for row in tokenizer(texts)["input_ids"] for i in row]
             block, ids = torch.tensor(ids[: batch * length]).reshape(batch, length), ids[batch * length :]
-            share = min(1.0, (step + 1) / 100) * min(1.0, 0.02 + (1 - step / steps) / 0.7)
-            for optimiser in optimisers:
-                for group in optimiser.param_groups:
-                    group["lr"] = learning_rate * share
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate * min(1.0, (step + 1) / 100) * min(1.0, 0.02 + (1 - step / steps) / 0.7)
             loss = model(input_ids=block, labels=block).loss
-            model.zero_grad()
+            optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimiser in optimisers:
-                optimiser.step()
+            optimiser.step()
             if (step + 1) % 50 == 0:
                 row = {"step": step + 1, "loss": loss.item(), "seconds": round(time.perf_counter() - started, 1)}
                 print(json.dumps(row), file=log, flush=True)

@@ -1,0 +1,123 @@
+"""What a comparison is made of: turns that alternate, ratios with their spread, peak memory, the machine's own limits."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Disagreement(RuntimeError):
+    """Two ways of computing the same thing gave different results: their speeds mean nothing."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row of the table.
+
+    ratio: how many times better than what it is held against; low, high: over the rounds; None where it wasn't measured
+    figures: what the ratio is made of
+    """
+
+    name: str
+    what: str
+    against: str
+    goal: str
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reached: bool | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def as_row(self) -> dict[str, Any]:
+        """A line to show."""
+        measured = "not measured" if self.ratio is None else f"{self.ratio:.3g}"
+        between = "" if self.low is None else f"{self.low:.3g} to {self.high:.3g}"
+        verdict = {None: "", True: "yes", False: "no"}[self.reached]
+        return {"what": self.what, "against": self.against, "goal": self.goal, "median": measured,
+                "spread": between, "reached": verdict}  # fmt: skip
+
+    def as_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if key != "name"}
+
+
+def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Seconds of each side, round by round, after one round that isn't counted. Every other round goes backwards, so that a machine
+    that slows down slows both sides."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name in list(sides)[:: 1 if number % 2 else -1]:
+            synchronise(device)
+            began = time.perf_counter()
+            sides[name]()
+            synchronise(device)
+            if number:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def ratios(ours: list[float], theirs: list[float], scale: float = 1.0) -> tuple[float, float, float]:
+    """Median, smallest and largest of theirs over ours, round by round.
+
+    scale: how much more work ours did
+
+    >>> ratios([1.0, 2.0, 1.0], [4.0, 4.0, 5.0])
+    (4.0, 2.0, 5.0)
+    """
+    each = [scale * b / a for a, b in zip(ours, theirs, strict=True)]
+    return statistics.median(each), min(each), max(each)
+
+
+def synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_bytes(work: Callable[[], Any], device: str = "cpu") -> int | None:
+    """Memory that a piece of work takes at its peak, above what was held before; None where the system doesn't tell."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    if not sys.platform.startswith("linux"):
+        return None
+    ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, or the peak hides in it
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    except OSError:
+        return None
+    before = _status_bytes("VmRSS")
+    work()
+    return _status_bytes("VmHWM") - before
+
+
+def _status_bytes(key: str) -> int:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key + ":")]
+    return int(line.split()[1]) * 1024
+
+
+def gemm_rate(device: str, dtype: torch.dtype, size: int = 1024) -> float:
+    """Floating-point operations a second of a square matrix product: the best of ten."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds = alternate({"gemm": lambda: [a @ b for _ in range(8)]}, 10, device)["gemm"]
+    return 8 * 2 * size**3 / min(seconds)
+
+
+def bandwidth(device: str, size: int = 2**26) -> float:
+    """Bytes a second that a copy reads and writes: the best of five."""
+    source = torch.ones(size, device=device)
+    target = torch.empty_like(source)
+    seconds = alternate({"copy": lambda: target.copy_(source)}, 5, device)["copy"]
+    return 2 * 4 * size / min(seconds)

@@ -1,0 +1,89 @@
+"""All comparisons, in order; what this machine can't measure is listed with the command that would."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lumo.bench import data, gpu
+from lumo.bench.generation import against_stock, true_layout
+from lumo.bench.measure import Comparison, bandwidth, gemm_rate
+from lumo.bench.training import padding, rows_step, step_rate
+from lumo.datasets import world
+from lumo.model import load_model
+from lumo.params import Profile
+from lumo.shards import Plan, read_shards, write_shards
+from lumo.tasks import build_pools
+from lumo.tokenizer import load_tokenizer
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the figures were measured on."""
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    return {
+        "device": f"{device}: {name}", "threads": torch.get_num_threads(),
+        "torch": torch.__version__, "transformers": version("transformers"), "python": platform.python_version(),
+        f"gemm_{str(dtype).removeprefix('torch.')}_flops_per_s": gemm_rate(device, dtype),
+        "copy_bytes_per_s": bandwidth(device),
+    }  # fmt: skip
+
+
+def run_all(
+    profile: Profile, device: str = "cpu", progress: Callable[[str], None] = lambda name: None
+) -> tuple[dict[str, Any], list[Comparison]]:
+    """The machine and all comparisons. Raises Disagreement when two sides of one don't give the same result."""
+    made: list[Comparison] = []
+
+    def add(name: str, work: Callable[[], Comparison | list[Comparison]]) -> None:
+        progress(name)
+        result = work()
+        made.extend(result if isinstance(result, list) else [result])
+
+    progress("the machine")
+    described = machine(device)
+    add("stage 3 step", lambda: rows_step(device))
+    add("golden generation, true vocabulary", lambda: true_layout(device))
+    with tempfile.TemporaryDirectory() as name:
+        _miniature(profile, device, Path(name), add)
+    add("shard tokenising", lambda: data.tokenising(profile))
+    add("large shapes", lambda: gpu.large_shapes(device))
+    return described, made
+
+
+def _miniature(profile: Profile, device: str, folder: Path, add: Callable) -> None:
+    """The comparisons on the miniature itself, on a few hundred of its samples."""
+    tokenizer = load_tokenizer(profile)
+    space, params = tokenizer.space, profile.stage4
+    manifest = world.write_world(folder / "world", 200, 200, 0, profile.seed)
+    write_shards(manifest, folder / "shards", tokenizer, Plan(0.0, "world-held-out", 200))
+    samples = read_shards(folder / "shards", "train", space)
+    pools = build_pools(samples, list(params.rates), space, params.max_seq_len)
+    mixed = [sequence for pool in pools.values() for sequence in pool.sequences]
+    rng = np.random.default_rng(0)
+    chosen = [mixed[i] for i in rng.permutation(len(mixed))]
+    model = load_model(profile, space).to(device)
+    frames = tokenizer.codecs.audio.frames
+    what = "golden generation, 64 cases, mini profile, tokens/s"
+    add("golden generation, mini", lambda: against_stock(model, frames, "generation_mini", what, 2))
+    model.add_lora(params.lora_rank)
+    size = params.tokens_per_batch
+    count = int(np.searchsorted(np.cumsum([len(sequence) for sequence in chosen]), size))
+    steps: list[Comparison] = []
+
+    def step() -> Comparison:
+        steps.append(step_rate(model, chosen[:count], 8, device))
+        return steps[0]
+
+    add("mini training step", step)
+    add("padding", lambda: padding(mixed, size, space.control("<|pad_mm|>")))
+    per_token = 1 / steps[0].figures["tokens_per_s"]
+    # each sample with one picture or clip is read once and trained twice an epoch, there and back
+    add("loading shards", lambda: data.loading(folder / "shards", space, 2 * per_token))

@@ -1,0 +1,89 @@
+"""Benchmarks on tiny shapes: both sides agree, a difference is found, and no test asserts a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lumo.bench import Disagreement, generation, gpu, training
+from lumo.bench.measure import Comparison, alternate, peak_bytes, ratios
+from lumo.model import LumoModel
+from lumo.space import TokenSpace
+
+SPACE = TokenSpace(1000, {}, {"codebooks": 1, "cardinality": 16}, {"codebooks": 4, "cardinality": 8})
+TRUNK = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 8, "tie_word_embeddings": True, "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+def test_the_three_ways_of_training_rows_agree():
+    made = training.rows_step(trunk=TRUNK, space=SPACE, each=1, rounds=1)
+    assert {c.name for c in made} >= {"rows_step_masked", "rows_step_peft"}
+    assert all(c.ratio > 0 and c.figures for c in made)
+
+
+def test_ways_that_do_not_agree_are_found(monkeypatch):
+    honest = training.SplitRows.backward
+    monkeypatch.setattr(training.SplitRows, "backward", lambda self, data: honest(self, data) * 1.01)
+    with pytest.raises(Disagreement, match="split and masked: losses differ"):
+        training.rows_step(trunk=TRUNK, space=SPACE, each=1, rounds=1)
+
+
+@pytest.fixture
+def model():
+    return LumoModel(training.base_of(TRUNK, SPACE.text_size), SPACE)
+
+
+def test_generation_agrees_with_stock_and_with_one_case_at_a_time(model):
+    made = generation.against_stock(model, 2, "small", "small", 2, cases=5, rounds=1)
+    assert [c.name for c in made] == ["small_stock", "small_single"]
+
+
+def test_generation_that_differs_is_found(model, monkeypatch):
+    honest = generation.Stock.__call__
+    monkeypatch.setattr(generation.Stock, "__call__", lambda self, *args: honest(self, *args)[::-1])
+    with pytest.raises(Disagreement, match="ids differ from those of transformers"):
+        generation.against_stock(model, 2, "small", "small", 2, cases=5, rounds=1)
+
+
+def test_large_shapes_run_small_and_say_when_they_were_not_measured():
+    assert [c.ratio for c in gpu.large_shapes("cpu")] == [None, None]
+    assert all("--device cuda" in c.figures["how"] for c in gpu.large_shapes("cpu"))
+    for made in (
+        gpu.mfu("tiny", "cpu", tokens=64, trunk=TRUNK, space=SPACE),
+        gpu.decode_roofline("tiny", "cpu", cases=3, frames=2, trunk=TRUNK, space=SPACE),
+    ):
+        assert made.ratio > 0
+
+
+def test_flops_are_those_of_the_step(model):
+    """Without LoRA the trunk's linears do two products a weight forward and two back for the input."""
+    sequences = training.stage3_mix(SPACE, 1, 0)
+    figures = training.step_rate(model, sequences, 1).figures
+    linears = sum(m.weight.numel() for m in model.base.model.modules() if isinstance(m, torch.nn.Linear))
+    computed = sum(map(len, sequences))
+    assert figures["flops"] > 4 * linears * computed * 0.9
+
+
+def test_turns_alternate_and_ratios_are_by_round():
+    order = []
+    seconds = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    assert order == ["b", "a", "a", "b", "b", "a", "a", "b"] and len(seconds["a"]) == 3
+    assert ratios([1.0, 2.0, 4.0], [2.0, 8.0, 4.0], 0.5) == (1.0, 0.5, 2.0)
+
+
+def test_peak_memory_is_seen_and_forgotten():
+    def work():
+        torch.ones(2**24).sum()
+
+    first = peak_bytes(work)
+    if first is None:
+        pytest.skip("this system doesn't tell")
+    assert 2**26 * 0.9 < first < 2**26 * 1.5
+    assert peak_bytes(lambda: None) < 2**22
+
+
+def test_a_row_that_was_not_measured_says_so():
+    row = Comparison("x", "what", "against", "≥ 1").as_row()
+    assert (row["median"], row["reached"]) == ("not measured", "")
