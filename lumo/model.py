@@ -168,6 +168,14 @@ class LumoModel(nn.Module):
     def lora_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.base.parameters() if p.requires_grad]
 
+    def step_flops_per_token(self) -> float:
+        """Operations of a training step, for each token: twice the frozen weights forward and twice back, six times LoRA's. Attention and
+        the head are left out, so it is a lower bound."""
+        table = self.base.get_input_embeddings().weight.numel()
+        adapters = sum(p.numel() for p in self.lora_parameters())
+        body = sum(p.numel() for p in self.base.parameters()) - adapters - table * (1 if self.tied else 2)
+        return 4.0 * body + 6.0 * adapters
+
     def base_sha256(self) -> str:
         """Hash of every weight of the frozen base, LoRA aside: equal before and after, or something trained that mustn't."""
         digest = hashlib.sha256()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import pickle
 import shutil
 import time
@@ -24,10 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lumo import parallel
 from lumo.batches import Batch, pack
 from lumo.files import write_atomically
+from lumo.machine import gemm_rate, memory_bytes
 from lumo.model import LumoModel, ModelError, whole_folder
 from lumo.params import Stage4, Training
+from lumo.sequence import TokenSequence
 from lumo.space import TokenSpace
 from lumo.tasks import Mixture, Pool
 
@@ -80,8 +84,11 @@ class Feed:
                 digest.update(sequence.ids.tobytes() + sequence.is_target.tobytes())
         return digest.hexdigest()
 
-    def at(self, step: int) -> Batch:
-        """About `tokens_per_batch` real tokens (at least one sequence), packed. `groups` counts in the order of `names`."""
+    def at(self, step: int, rank: int = 0, size: int = 1) -> Batch:
+        """About `tokens_per_batch` real tokens (at least one sequence), packed. `groups` counts in the order of `names`.
+
+        rank, size: of several processes, which one asks; their parts together are what a single process would get
+        """
         rng = np.random.default_rng([self.seed, step])
         shares = self.mixture.at(step)
         chosen, groups, tokens = [], [], 0
@@ -91,40 +98,70 @@ class Feed:
             sequence = sequences[rng.integers(len(sequences))]
             tokens += len(sequence)
             if chosen and tokens > self.tokens_per_batch:
-                return pack(chosen, self.pad_id, groups)
+                return self._part(chosen, groups, rank, size)
             chosen.append(sequence)
             groups.append(self.names.index(name))
+
+    def _part(self, chosen: list[TokenSequence], groups: list[int], rank: int, size: int) -> Batch:
+        if len(chosen) < size:
+            raise ValueError(
+                f"training: {len(chosen)} sequences in a batch for {size} processes; raise tokens_per_batch, or start fewer"
+            )
+        # dealt out by length, so that no process waits long for another
+        mine = (
+            sorted(range(len(chosen)), key=lambda i: (-len(chosen[i]), i))[rank::size]
+            if size > 1
+            else range(len(chosen))
+        )
+        return pack([chosen[i] for i in mine], self.pad_id, [groups[i] for i in mine])
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What is shown while training. losses: since the last log, per task."""
+    """What is shown while training.
+
+    losses: since the last log, per task; of_ceiling: operations a second, as a share of this machine's matrix product
+    """
 
     step: int
     steps: int
     losses: dict[str, float]
     tokens_per_s: float
     eta_s: float
+    of_ceiling: float | None = None
+    memory_bytes: int | None = None
 
     def as_row(self) -> dict[str, str]:
         """One line of a table."""
         minutes, seconds = divmod(round(self.eta_s), 60)
         losses = {f"{name} loss": f"{loss:.3f}" for name, loss in self.losses.items()}
         rate = {"tokens/s": f"{self.tokens_per_s:,.0f}", "left": f"{minutes} min {seconds:02d} s"}
+        if self.of_ceiling is not None:
+            rate["of ceiling"] = f"{self.of_ceiling:.0%}"
+        if self.memory_bytes is not None:
+            rate["memory"] = f"{self.memory_bytes / 2**30:.1f} GiB"
         return {"step": f"{self.step} of {self.steps}", **losses, **rate}
 
 
 def sums_of(losses: Tensor, groups: Tensor, names: Sequence[str]) -> Sums:
-    """Per-token losses [m] with their groups [m] to sums per task."""
-    totals = torch.zeros(len(names), dtype=torch.float64).index_add_(0, groups.cpu(), losses.detach().cpu().double())
-    counts = torch.bincount(groups.cpu(), minlength=len(names))
+    """Per-token losses [m] with their groups [m] to sums per task, over all processes."""
+    totals = torch.zeros(len(names), dtype=torch.float64, device=groups.device)
+    totals.index_add_(0, groups, losses.detach().double())
+    counts = torch.bincount(groups, minlength=len(names))
+    parallel.add_up([totals])
+    parallel.add_up([counts])
     return Sums(dict(zip(names, totals.tolist(), strict=True)), dict(zip(names, counts.tolist(), strict=True)))
 
 
-def task_weights(groups: Tensor) -> Tensor:
+def task_weights(groups: Tensor, tasks: int) -> Tensor:
     """Weights [m] of tokens, by their tasks [m]: they make the mean over the batch's tasks of each task's mean token loss. A caption
-    of ten tokens weighs as much as a clip of two hundred, or reading would hardly be trained beside writing."""
-    counts = torch.bincount(groups)
+    of ten tokens weighs as much as a clip of two hundred, or reading would hardly be trained beside writing. Of several processes
+    each gets the weights of its own part of the batch.
+
+    tasks: how many there are
+    """
+    counts = torch.bincount(groups, minlength=tasks)
+    parallel.add_up([counts])
     return 1.0 / (counts[groups] * (counts > 0).sum())
 
 
@@ -152,56 +189,81 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     run = _identity(params, seed, feed, model)
     log_path = folder / "log.jsonl"
+    first = parallel.rank() == 0  # the one process that writes
+    if not first:
+        parallel.wait()  # it removes what is of another run; then the others look
     start = _resume(model, optimiser, folder, run)
+    if first:
+        parallel.wait()
+    parallel.wait()  # nobody writes before all have read
     if start == params.steps:
-        _remove_checkpoints(folder)  # of a run that was killed between its last write and this
+        if first:
+            _remove_checkpoints(folder)  # of a run that was killed between its last write and this
         return summary(log_path, params.log_every)
-    _trim_log(log_path, start)
+    if first:
+        _trim_log(log_path, start)
+    device = model.new_rows.device.type
+    ceiling, flops = gemm_rate(device, next(model.base.parameters()).dtype), model.step_flops_per_token()
     window, window_tokens, shown, since = Sums({}, {}), 0, start, time.perf_counter()
-    with log_path.open("a") as log:
+    with log_path.open("a") if first else open(os.devnull, "w") as log:
         for step in range(start, params.steps):
             model.train()
             began = time.perf_counter()
-            batch = feed.at(step)
-            loss, losses, groups = model.loss(batch, task_weights)
-            if not torch.isfinite(loss):
+            batch = feed.at(step, parallel.rank(), parallel.size())
+            loss, losses, groups = model.loss(batch, lambda groups: task_weights(groups, len(feed.names)))
+            whole = loss.detach().clone()
+            parallel.add_up([whole])
+            if not torch.isfinite(whole):
                 raise ModelError(
-                    f"training: loss is {loss.item()} at step {step}; lower the learning rates and start again from the last checkpoint"
+                    f"training: loss is {whole.item()} at step {step}; lower the learning rates and start again from the last checkpoint"
                 )
             loss.backward()
+            parallel.add_up([p.grad for p in trained])
             norm = nn.utils.clip_grad_norm_(trained, 1.0)
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * schedule(step, params)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             sums = sums_of(losses, groups, feed.names)
+            seen = torch.tensor([batch.tokens, batch.input_ids.numel()], device=groups.device)
+            parallel.add_up([seen])
+            tokens, computed = seen.tolist()
             line = {
                 "step": step,
                 "losses": dict(sums.losses),
                 "target_tokens": dict(sums.tokens),
-                "tokens": batch.tokens,
-                "real_share": round(batch.real_share, 4),
+                "tokens": tokens,
+                "real_share": round(tokens / computed, 4),
                 "gradient_norm": round(float(norm), 4),
                 "seconds": round(time.perf_counter() - began, 4),
             }
             log.write(json.dumps(line) + "\n")
-            window, window_tokens = window + sums, window_tokens + batch.tokens
+            window, window_tokens = window + sums, window_tokens + tokens
             if (step + 1) % params.log_every == 0 or step + 1 == params.steps:
                 now = time.perf_counter()
                 rate = (now - since) / (step + 1 - shown)
                 means = {name: window.mean(name) for name in feed.names if window.tokens.get(name)}
-                show(
-                    Progress(
-                        step + 1, params.steps, means, window_tokens / (now - since), rate * (params.steps - step - 1)
-                    )
-                )
+                speed = window_tokens / (now - since)
+                left = rate * (params.steps - step - 1)
+                share, memory = speed * flops / ceiling, memory_bytes(device)
+                show(Progress(step + 1, params.steps, means, speed, left, share, memory))
                 window, window_tokens, shown, since = Sums({}, {}), 0, step + 1, now
-            if (step + 1) % params.checkpoint_every == 0 and step + 1 < params.steps:
+            if first and (step + 1) % params.checkpoint_every == 0 and step + 1 < params.steps:
                 log.flush()
                 _checkpoint(model, optimiser, folder / f"checkpoint_{step + 1:06d}", step + 1, run)
-    _checkpoint(model, None, folder / "final", params.steps, run)
-    _remove_checkpoints(folder)
+    if first:
+        _checkpoint(model, None, folder / "final", params.steps, run)
+        _remove_checkpoints(folder)
+    parallel.wait()
     return summary(log_path, params.log_every)
+
+
+def sizing(feed: Feed, result: Mapping[str, Any]) -> dict[str, float]:
+    """What one epoch over the feed's sequences takes at the rate that a run measured, and what fits into an hour."""
+    epoch = sum(len(sequence) for pool in feed.pools.values() for sequence in pool.sequences)
+    rate = result["tokens_per_s"]
+    return {"epoch_tokens": epoch, "epoch_s": epoch / rate, "epochs_in_an_hour": 3600 * rate / epoch,
+            "steps_in_an_hour": 3600 * rate / feed.tokens_per_batch}  # fmt: skip
 
 
 def schedule(step: int, params: Training) -> float:

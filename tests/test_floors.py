@@ -20,6 +20,8 @@ FLOORS = {
     "media": 1,
     "patterns": 1,
     "params": 1,
+    "machine": 1,
+    "parallel": 1,
     "sequence": 2,
     "codecs": 2,
     "datasets": 2,

@@ -9,6 +9,7 @@ import math
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ import torch
 from conftest import make_base
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refusals import refused
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from toys import loss_of, make_samples
@@ -29,13 +31,14 @@ from lumo.model import LumoModel, ModelError
 from lumo.params import Stage4, Training
 from lumo.space import SpaceError
 from lumo.tasks import TASKS, Mixture, Pool, build_pools
-from lumo.training import Feed, Sums, loss_curves, schedule, summary, sums_of, task_weights, train
+from lumo.training import Feed, Sums, loss_curves, schedule, sizing, summary, sums_of, task_weights, train
 
 SHARED = {"steps": 7, "tokens_per_batch": 250, "max_seq_len": 320, "rows_learning_rate": 1e-2,
           "warmup_steps": 2, "checkpoint_every": 2, "log_every": 1}  # fmt: skip
 WARM = Training(**SHARED, rates={"a2t": 0.5, "i2t": 0.5})
 STAGE4 = Stage4(**SHARED, rates=dict.fromkeys(TASKS, 0.25), lora_rank=2, lora_learning_rate=3e-3, ramp_steps=2)
 PHASES = pytest.mark.parametrize("params", [WARM, STAGE4], ids=["warm", "stage4"])
+TWICE = STAGE4.model_copy(update={"tokens_per_batch": 700})
 SHARED_FIXTURES = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -546,7 +549,7 @@ def test_sums_travel_apart_and_are_divided_once(batches):
 def test_sums_and_weights_by_hand():
     losses, groups = torch.tensor([1.0, 2.0, 3.0, 10.0]), torch.tensor([2, 0, 2, 2])
     assert sums_of(losses, groups, ["x", "y", "z"]) == Sums({"x": 2.0, "y": 0.0, "z": 14.0}, {"x": 1, "y": 0, "z": 3})
-    weights = task_weights(groups)
+    weights = task_weights(groups, 3)
     assert weights.tolist() == pytest.approx([1 / 6, 1 / 2, 1 / 6, 1 / 6])  # each task weighs the same
     assert (weights * losses).sum().item() == pytest.approx((2 + 14 / 3) / 2)
 
@@ -600,3 +603,100 @@ def test_summary_by_hand(tmp_path):
     assert result["real_share"] == pytest.approx(0.8)
     curves = loss_curves(path, points=2)
     assert curves == {"a2t": [(1.0, 14 / 5), (3.0, 1.0)], "t2a": [(1.0, 5.0), (3.0, 38 / 12)]}
+
+
+def test_sizing_by_hand(tokenizer, samples):
+    feed = make_feed(samples, tokenizer.space, WARM)
+    tokens = sum(len(sequence) for pool in feed.pools.values() for sequence in pool.sequences)
+    size = sizing(feed, {"tokens_per_s": tokens / 1800})
+    assert size["epoch_tokens"] == tokens
+    assert size["epoch_s"] == pytest.approx(1800) and size["epochs_in_an_hour"] == pytest.approx(2)
+    assert size["steps_in_an_hour"] == pytest.approx(2 * tokens / WARM.tokens_per_batch)
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_parts_of_a_batch_are_the_batch(tokenizer, samples, size):
+    feed = make_feed(samples, tokenizer.space, TWICE)
+
+    def lines(batch):
+        return sorted(
+            (int(g[0]), tuple(ids.tolist()))
+            for row in range(len(batch.input_ids))
+            for segment in range(1, int(batch.segment_ids[row].max()) + 1)
+            for g, ids in [
+                (
+                    batch.groups[row][batch.segment_ids[row] == segment],
+                    batch.input_ids[row][batch.segment_ids[row] == segment],
+                )
+            ]
+        )
+
+    whole = feed.at(3)
+    parts = [feed.at(3, rank, size) for rank in range(size)]
+    assert sorted(line for part in parts for line in lines(part)) == lines(whole)
+
+
+def test_more_processes_than_sequences_are_refused(tokenizer, samples):
+    feed = make_feed(samples, tokenizer.space, TWICE)
+    with refused(ValueError, "sequences in a batch for 999 processes", "raise tokens_per_batch, or start fewer"):
+        feed.at(0, 0, 999)
+
+
+def test_two_processes_give_the_single_ones_losses(tokenizer, toy_folder, samples, tmp_path):
+    """Rows and LoRA, killed after a checkpoint and resumed by two processes: within rounding what one process does."""
+    script = tmp_path / "process.py"
+    script.write_text(PROCESS)
+    pickled = tmp_path / "samples.pt"
+    torch.save([(s.id, {k: v.tolist() for k, v in s.ids.items()}, s.row) for s in samples], pickled)
+    environment = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+                                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(toy_folder), str(pickled), str(tmp_path / "run")],
+            env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    weights, log = outcome(tmp_path / "run")
+    run(tmp_path / "single", samples, tokenizer.space, TWICE)
+    expected_weights, expected_log = outcome(tmp_path / "single")
+    assert [line["target_tokens"] for line in log] == [line["target_tokens"] for line in expected_log]
+    for line, expected in zip(log, expected_log, strict=True):
+        assert line["losses"] == pytest.approx(expected["losses"], rel=1e-4, abs=1e-4)
+    for name, value in expected_weights.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=2e-3)  # Adam divides by small second moments
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+PROCESS = """
+import sys
+from pathlib import Path
+import conftest, numpy as np, torch
+import test_training as t
+from lumo import parallel
+from lumo.shards import Sample
+toys = Path(sys.argv[1])
+parallel.join("cpu")
+codecs = conftest.CodecSet(conftest.TwoToneCodec(toys / "image_codec"), conftest.EncodecCodec(toys / "encodec", 0.4, 1.0))
+text = conftest.load_text_tokenizer(toys / "backbone")
+tokenizer = conftest.UnifiedTokenizer(conftest.make_space(toys / "backbone", codecs), text, codecs)
+samples = [Sample(i, {k: np.array(v) for k, v in ids.items()}, row) for i, ids, row in torch.load(sys.argv[2], weights_only=True)]
+def stop(progress):
+    if progress.step == 4:
+        raise KeyboardInterrupt
+try:
+    t.run(Path(sys.argv[3]), samples, tokenizer.space, t.TWICE, show=stop)
+except KeyboardInterrupt:
+    parallel.wait()
+t.run(Path(sys.argv[3]), samples, tokenizer.space, t.TWICE)
+"""

@@ -13,9 +13,10 @@ import torch
 
 from lumo.batches import pack
 from lumo.bench.generation import prompts_of
-from lumo.bench.measure import Comparison, alternate, bandwidth, peak_bytes, synchronise
+from lumo.bench.measure import Comparison, alternate, peak_bytes
 from lumo.bench.training import TRUE_LAYOUT, base_of, lines
 from lumo.generation import generate, media_grammar
+from lumo.machine import bandwidth, synchronise
 from lumo.model import LumoModel
 from lumo.space import TokenSpace
 
@@ -73,13 +74,10 @@ def mfu(
     peak = peak_bytes(step, device)
     seconds = float(np.median(alternate({"step": step}, 5, device)["step"]))
     config = model.base.get_base_model().config
-    adapters = sum(p.numel() for p in model.lora_parameters())
-    table = model.base.get_input_embeddings().weight.numel()
-    body = sum(p.numel() for p in model.base.parameters()) - adapters - table * (1 if config.tie_word_embeddings else 2)
     targets = sum(int(sequence.is_target.sum()) for sequence in sequences)
     head = config.hidden_size * (4 * config.vocab_size + 6 * space.new_rows)
     attention = 3 * 2 * length * config.num_attention_heads * config.head_dim * config.num_hidden_layers
-    flops = batch.tokens * (4 * body + 6 * adapters + attention) + targets * head
+    flops = batch.tokens * (model.step_flops_per_token() + attention) + targets * head
     share = flops / seconds / H100_FLOPS
     figures = {"flops": flops, "seconds": seconds, "tokens_per_s": batch.tokens / seconds, "peak_bytes": peak}
     return Comparison(f"mfu_{size}", f"{size} rows + LoRA step, bf16, MFU", "989 TFLOP/s of an H100", "≥ 0.45",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from lumo.machine import status_bytes, synchronise
 
 
 class Disagreement(RuntimeError):
@@ -76,11 +77,6 @@ def ratios(ours: list[float], theirs: list[float], scale: float = 1.0) -> tuple[
     return statistics.median(each), min(each), max(each)
 
 
-def synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def peak_bytes(work: Callable[[], Any], device: str = "cpu") -> int | None:
     """Memory that a piece of work takes at its peak, above what was held before; None where the system doesn't tell."""
     gc.collect()
@@ -91,33 +87,13 @@ def peak_bytes(work: Callable[[], Any], device: str = "cpu") -> int | None:
         work()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    if not sys.platform.startswith("linux"):
+    if status_bytes("VmRSS") is None:
         return None
     ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, or the peak hides in it
     try:
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     except OSError:
         return None
-    before = _status_bytes("VmRSS")
+    before = status_bytes("VmRSS")
     work()
-    return _status_bytes("VmHWM") - before
-
-
-def _status_bytes(key: str) -> int:
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key + ":")]
-    return int(line.split()[1]) * 1024
-
-
-def gemm_rate(device: str, dtype: torch.dtype, size: int = 1024) -> float:
-    """Floating-point operations a second of a square matrix product: the best of ten."""
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    seconds = alternate({"gemm": lambda: [a @ b for _ in range(8)]}, 10, device)["gemm"]
-    return 8 * 2 * size**3 / min(seconds)
-
-
-def bandwidth(device: str, size: int = 2**26) -> float:
-    """Bytes a second that a copy reads and writes: the best of five."""
-    source = torch.ones(size, device=device)
-    target = torch.empty_like(source)
-    seconds = alternate({"copy": lambda: target.copy_(source)}, 5, device)["copy"]
-    return 2 * 4 * size / min(seconds)
+    return status_bytes("VmHWM") - before

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from lumo.batches import IGNORE, pack
-from lumo.bench.measure import Comparison, Disagreement, alternate, gemm_rate, peak_bytes, ratios
+from lumo.bench.measure import Comparison, Disagreement, alternate, peak_bytes, ratios
+from lumo.machine import gemm_rate
 from lumo.model import LumoModel
 from lumo.sequence import TokenSequence
 from lumo.space import TokenSpace

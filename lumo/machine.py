@@ -1,0 +1,53 @@
+"""What this machine can do at most, and what a run takes of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def synchronise(device: str) -> None:
+    """Wait until the device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def gemm_rate(device: str, dtype: torch.dtype, size: int = 1024) -> float:
+    """Floating-point operations a second of a square matrix product: the best of ten."""
+    a, b = (torch.full((size, size), 0.5, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / _best(lambda: a @ b, 10, device)
+
+
+def bandwidth(device: str, size: int = 2**26) -> float:
+    """Bytes a second that a copy reads and writes: the best of five."""
+    source = torch.ones(size, device=device)
+    target = torch.empty_like(source)
+    return 2 * 4 * size / _best(lambda: target.copy_(source), 5, device)
+
+
+def memory_bytes(device: str) -> int | None:
+    """What this process holds of the device's memory now; None where the system doesn't tell."""
+    return torch.cuda.memory_allocated() if device == "cuda" else status_bytes("VmRSS")
+
+
+def status_bytes(key: str) -> int | None:
+    """A size from Linux's account of this process, such as VmRSS or VmHWM; None elsewhere."""
+    if not sys.platform.startswith("linux"):
+        return None
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key + ":")]
+    return int(line.split()[1]) * 1024
+
+
+def _best(work: Callable[[], object], rounds: int, device: str) -> float:
+    seconds = []
+    for _ in range(rounds + 1):
+        synchronise(device)
+        began = time.perf_counter()
+        work()
+        synchronise(device)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])

@@ -1,0 +1,45 @@
+"""Several processes on one training run: each takes a part of every batch, sums travel, and all hold the same weights.
+
+Without torch.distributed this is one process, and nothing here costs anything. `torchrun` and `accelerate launch` set the
+environment that `join` reads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, distributed
+
+
+def join(device: str) -> None:
+    """Join the processes that the launcher started, if it started several; a GPU process takes its own GPU."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+
+
+def rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def size() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def wait() -> None:
+    """Until every process has come here."""
+    if size() > 1:
+        distributed.barrier()
+
+
+def add_up(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its sum over all processes, in place and in one exchange. They share dtype and device."""
+    if size() == 1:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    distributed.all_reduce(flat)
+    for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(total.view_as(tensor))
