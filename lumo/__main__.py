@@ -63,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--run-dir", type=Path, help="folder to run in; else the newest unfinished one, else a new one")
     run.set_defaults(command=_run)
 
+    train = commands.add_parser("train", help="stage 4 without a notebook; under torchrun in several processes")
+    train.add_argument("run_dir", type=Path, help="a run's folder in which notebooks 01 to 03 have run")
+    train.set_defaults(command=_train)
+
     bench = commands.add_parser("bench", help="speed and memory beside the stock way of doing each thing")
     bench.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one, else cpu")
     bench.add_argument("--profile", default="mini", help="whose model and batches are measured (%(default)s)")
@@ -113,6 +117,26 @@ def _run(options: argparse.Namespace) -> None:
         print("failed", flush=True)
         raise WorkbookError(f"{name} failed{outcome.failure} · {outcome.notebook}")
     print(f"{duration(outcome.seconds)}\npage: {outcome.page}", flush=True)
+
+
+def _train(options: argparse.Namespace) -> None:
+    import torch
+
+    from lumo import parallel, show, stages
+    from lumo.workbook import WorkbookError, folders
+
+    folder = options.run_dir.expanduser().resolve()
+    profile = folders.read_profile(folder)
+    if profile is None:
+        raise WorkbookError(f"{folder}: no run of notebooks there; run 01 to 03 first (lumo run 01 --run-dir {folder})")
+    if profile.threads:
+        torch.set_num_threads(profile.threads)
+    with show.Live("stage 4") as live:
+        result = stages.stage4(
+            profile, folder / "artifacts", lambda p: live.update(p.as_row()) if parallel.rank() == 0 else None
+        )
+    if parallel.rank() == 0:
+        print(show.table([{"task": name, **numbers} for name, numbers in result["tasks"].items()]).text)
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -35,6 +35,7 @@ FLOORS = {
     "training": 7,
     "scores": 7,
     "golden": 8,
+    "stages": 8,
     "audit": 8,
     "miniature": 8,
     "ablation": 9,

@@ -1,0 +1,50 @@
+"""A stage without a notebook is the notebook's: the same loop on the same artifacts, and a finished one is loaded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from refusals import refused
+
+from lumo import stages
+from lumo.datasets import world
+from lumo.model import ModelError, load_model
+from lumo.params import load_profile
+from lumo.shards import Plan, write_shards
+
+
+@pytest.fixture
+def profile(toy_folder):
+    audio = {"name": "encodec", "path": str(toy_folder / "encodec"), "bandwidth_kbps": 0.4}
+    codecs = {"image": {"path": str(toy_folder / "image_codec")}, "audio": audio}
+    short = {"steps": 3, "log_every": 1, "checkpoint_every": 2}
+    return load_profile(
+        "smoke", {"codecs": codecs, "backbone": {"path": str(toy_folder / "backbone")}, "stage4": short}
+    )
+
+
+@pytest.fixture
+def artifacts(profile, tokenizer, tmp_path):
+    manifest = world.write_world(tmp_path / "world", 16, 16, 0, 0)
+    write_shards(manifest, tmp_path / "shards", tokenizer, Plan(0.1, "world-held-out", 100))
+    load_model(profile, tokenizer.space).save(tmp_path / "warm_start" / "final")
+    return tmp_path
+
+
+def test_stage4_trains_once_and_is_then_loaded(profile, artifacts):
+    shown = []
+    result = stages.stage4(profile, artifacts, lambda progress: shown.append(progress.as_row()))
+    assert set(result["tasks"]) <= {"a2t", "i2t", "t2a", "t2i"} and (artifacts / "stage4" / "final").is_dir()
+    assert [row["step"] for row in shown] == ["1 of 3", "2 of 3", "3 of 3"]
+    assert {"tokens/s", "left", "of ceiling"} <= set(shown[0])
+    log = (artifacts / "stage4" / "log.jsonl").read_text()
+    assert stages.stage4(profile, artifacts, pytest.fail) == result
+    assert (artifacts / "stage4" / "log.jsonl").read_text() == log and len(log.splitlines()) == 3
+    assert json.loads(log.splitlines()[0])["tokens"] > 0
+
+
+def test_a_warm_start_that_is_not_there_is_named(profile, artifacts):
+    (artifacts / "warm_start").rename(artifacts / "other")
+    with refused(ModelError, "warm_start/final: no checkpoint there; run the notebook that makes it"):
+        stages.stage4(profile, artifacts, pytest.fail)
