@@ -8,6 +8,7 @@ Axes: b row · s step.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -173,6 +174,20 @@ def spread_apart(model: Qwen3ForCausalLM, seed: int) -> None:
     """
     rows = model.get_input_embeddings().weight.data
     rows += 0.15 * torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def twins(folder: Path) -> list[tuple[str, str, float]]:
+    """For pairs of attribute values that only one token tells apart, the cosine of the two tokens' rows."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    rows = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32).get_input_embeddings().weight.detach()
+    found = []
+    for names in (world.SIZES, world.BACKGROUNDS, world.PLACES, world.LOUDNESS_DB, world.PITCHES_HZ, world.COLOURS):
+        for one, other in itertools.combinations(names, 2):
+            a, b = (tokenizer(f" {name}")["input_ids"] for name in (one, other))
+            differ = [(x, y) for x, y in zip(a, b, strict=False) if x != y]
+            if len(a) == len(b) and len(differ) == 1:
+                found.append((one, other, float(torch.cosine_similarity(*rows[list(differ[0])], dim=0))))
+    return found
 
 
 def _phase(
