@@ -242,7 +242,8 @@ def read_shards(folder: Path, split: str, space: TokenSpace) -> list[Sample]:
         path = folder / shard["name"]
         if not path.is_file() or _sha256(path) != shard["sha256"]:
             raise ShardError(f"{path}: missing or damaged, its SHA-256 is not the one in shards.json; run 02_shards")
-        dataset = webdataset.WebDataset([str(path)], shardshuffle=False, empty_check=False)
+        # every process of a run reads every shard: which part of a batch is whose is decided later
+        dataset = webdataset.WebDataset([str(path)], shardshuffle=False, empty_check=False, nodesplitter=iter)
         try:
             samples += [_unpack(members, space) for members in dataset]
         except SpaceError as error:

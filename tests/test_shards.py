@@ -140,6 +140,15 @@ def test_shares_of_a_split_are_about_what_was_asked():
     assert np.mean([unit_hash(str(n)) < 0.05 for n in range(20_000)]) == pytest.approx(0.05, abs=0.006)
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_each_of_several_processes_reads_all_samples(shards, tokenizer, monkeypatch, rank):
+    """webdataset deals shards out to processes; lumo deals out the sequences of a batch."""
+    alone = [sample.id for sample in read_shards(shards, "train", tokenizer.space)]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    assert [sample.id for sample in read_shards(shards, "train", tokenizer.space)] == alone
+
+
 def test_webdataset_reads_the_tars_as_they_are(shards, tokenizer):
     for split in SPLITS:
         tars = [str(path) for path in sorted(shards.glob(f"{split}-*.tar"))]
