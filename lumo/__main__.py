@@ -1,4 +1,4 @@
-"""The command line: `lumo report`, `lumo run 04`, `lumo bench`, `lumo notebooks`. The same as `python -m lumo`."""
+"""The command line: `lumo report`, `lumo run 04`, `lumo train`, `lumo bench`, `lumo notebooks`. The same as `python -m lumo`."""
 
 from __future__ import annotations
 
@@ -120,17 +120,15 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    import torch
-
     from lumo import parallel, show, stages
+    from lumo.machine import use_threads
     from lumo.workbook import WorkbookError, folders
 
     folder = options.run_dir.expanduser().resolve()
     profile = folders.read_profile(folder)
     if profile is None:
         raise WorkbookError(f"{folder}: no run of notebooks there; run 01 to 03 first (lumo run 01 --run-dir {folder})")
-    if profile.threads:
-        torch.set_num_threads(profile.threads)
+    use_threads(profile.threads)
     with show.Live("stage 4") as live:
         result = stages.stage4(
             profile, folder / "artifacts", lambda p: live.update(p.as_row()) if parallel.rank() == 0 else None
@@ -142,16 +140,14 @@ def _train(options: argparse.Namespace) -> None:
 def _bench(options: argparse.Namespace) -> None:
     import json
 
-    import torch
-
     from lumo import bench, show
     from lumo.files import write_atomically
+    from lumo.machine import device_of, use_threads
     from lumo.params import load_profile
 
     profile = load_profile(_profile(options))
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if profile.threads:
-        torch.set_num_threads(profile.threads)
+    device = device_of(options.device or "auto")
+    use_threads(profile.threads)
     machine, comparisons = bench.run_all(profile, device, lambda name: print(f"{name} …", file=sys.stderr, flush=True))
     print(show.facts(machine).text)
     print(show.table([comparison.as_row() for comparison in comparisons]).text)

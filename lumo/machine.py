@@ -10,6 +10,17 @@ from pathlib import Path
 import torch
 
 
+def device_of(wanted: str) -> str:
+    """`cpu` or `cuda`; `auto` takes CUDA where there is one."""
+    return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def use_threads(count: int) -> None:
+    """As many threads as a profile says; 0 leaves torch's own choice."""
+    if count:
+        torch.set_num_threads(count)
+
+
 def synchronise(device: str) -> None:
     """Wait until the device has done what it was given."""
     if device == "cuda":

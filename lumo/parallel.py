@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 
 
 def join(device: str) -> None:
-    """Join the processes that the launcher started, if it started several; a GPU process takes its own GPU."""
+    """Join the processes that the launcher started, if it started several; on `cuda` each takes a GPU of its own."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         if device == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lumo import parallel
+from lumo.machine import device_of
 from lumo.model import load_model
 from lumo.params import Profile
 from lumo.shards import read_shards
@@ -26,7 +27,7 @@ def stage4(profile: Profile, artifacts: Path, show: Callable[[Progress], None]) 
     params = profile.stage4
     tokenizer = load_tokenizer(profile)
     space = tokenizer.space
-    parallel.join(profile.device)
+    parallel.join(device_of(profile.device))
     model = load_model(profile, space)
     model.load(artifacts / "warm_start" / "final")
     model.add_lora(params.lora_rank, profile.seed)

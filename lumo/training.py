@@ -108,11 +108,7 @@ class Feed:
                 f"training: {len(chosen)} sequences in a batch for {size} processes; raise tokens_per_batch, or start fewer"
             )
         # dealt out by length, so that no process waits long for another
-        mine = (
-            sorted(range(len(chosen)), key=lambda i: (-len(chosen[i]), i))[rank::size]
-            if size > 1
-            else range(len(chosen))
-        )
+        mine = sorted(range(len(chosen)), key=lambda i: (-len(chosen[i]), i))[rank::size]
         return pack([chosen[i] for i in mine], self.pad_id, [groups[i] for i in mine])
 
 

@@ -24,6 +24,12 @@ def prompts_of(space: TokenSpace, count: int, seed: int) -> list[np.ndarray]:
     return [np.array([start, *rng.integers(0, 700, rng.integers(8, 25)), *tail]) for _ in range(count)]
 
 
+def clip_grammar(space: TokenSpace, frames: int) -> Grammar:
+    """Clips of just so many frames."""
+    blocks = [block for block in space.blocks if block.name.startswith("audio")]
+    return media_grammar(blocks, space.control("<|aud_end|>"), frames, frames)
+
+
 class Stock:
     """The merged model in transformers' `generate`, its choice narrowed by `prefix_allowed_tokens_fn`."""
 
@@ -54,8 +60,7 @@ def against_stock(
 ) -> list[Comparison]:
     """64 cases at once, beside stock and beside one case at a time; all three must give the same ids. Raises Disagreement."""
     space = model.space
-    blocks = [block for block in space.blocks if block.name.startswith("audio")]
-    grammar = media_grammar(blocks, space.control("<|aud_end|>"), frames, frames)
+    grammar = clip_grammar(space, frames)
     prompts = prompts_of(space, cases, seed=0)
     stock, few = Stock(model), prompts[:4]
     ours = [answer.tolist() for answer in generate(model, prompts, grammar)]

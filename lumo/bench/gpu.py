@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from lumo.batches import pack
-from lumo.bench.generation import prompts_of
+from lumo.bench.generation import clip_grammar, prompts_of
 from lumo.bench.measure import Comparison, alternate, peak_bytes
-from lumo.bench.training import TRUE_LAYOUT, base_of, lines
-from lumo.generation import generate, media_grammar
+from lumo.bench.training import TRUE_LAYOUT, base_of, lines, uniform
+from lumo.generation import generate
 from lumo.machine import bandwidth, synchronise
 from lumo.model import LumoModel
 from lumo.space import TokenSpace
@@ -67,7 +67,7 @@ def mfu(
     optimiser = torch.optim.AdamW([*model.row_parameters(), *model.lora_parameters()], lr=0.0, fused=True)
 
     def step() -> None:
-        model.loss(batch, lambda groups: torch.full(groups.shape, 1 / len(groups), device=groups.device))[0].backward()
+        model.loss(batch, uniform)[0].backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
@@ -95,8 +95,7 @@ def decode_roofline(
     """Golden decoding beside the time that reading weights and cache takes at the bandwidth that a copy reaches."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model = made(trunk or QWEN3[size], space, device, dtype)
-    blocks = [block for block in space.blocks if block.name.startswith("audio")]
-    grammar = media_grammar(blocks, space.control("<|aud_end|>"), frames, frames)
+    grammar = clip_grammar(space, frames)
     prompts = prompts_of(space, cases, 0)
     generate(model, prompts, grammar)
     synchronise(device)

@@ -1,4 +1,4 @@
-"""What a comparison is made of: turns that alternate, ratios with their spread, peak memory, the machine's own limits."""
+"""What a comparison is made of: turns that alternate, ratios with their spread, peak memory."""
 
 from __future__ import annotations
 

@@ -74,6 +74,11 @@ def padded(sequences: Sequence[TokenSequence], device: str) -> dict[str, Tensor]
             (("input_ids", ids), ("attention_mask", mask), ("labels", labels))}  # fmt: skip
 
 
+def uniform(groups: Tensor) -> Tensor:
+    """Weights that make the mean over all tokens, whatever their task: what stock losses are."""
+    return torch.full(groups.shape, 1 / len(groups), device=groups.device)
+
+
 class MaskedRows:
     """Resize the embedding, train all of it, and take the old rows' gradient away."""
 
@@ -135,7 +140,7 @@ class SplitRows:
 
     def backward(self, sequences: Sequence[TokenSequence]) -> Tensor:
         batch = pack(sequences, self.model.space.control("<|pad_mm|>"))
-        loss, _, _ = self.model.loss(batch, lambda groups: torch.full(groups.shape, 1 / len(groups)))
+        loss, _, _ = self.model.loss(batch, uniform)
         loss.backward()
         return loss.detach()
 
@@ -206,7 +211,7 @@ def step_rate(model: LumoModel, sequences: Sequence[TokenSequence], rounds: int,
     model.train()
 
     def step() -> None:
-        model.loss(batch, lambda groups: torch.full(groups.shape, 1 / len(groups)))[0].backward()
+        model.loss(batch, uniform)[0].backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 

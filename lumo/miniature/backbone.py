@@ -33,8 +33,6 @@ CONFIG = {
     "tie_word_embeddings": True,
 }
 END = "<|endoftext|>"
-
-
 Document = list[tuple[str, bool]]  # pieces of text, and for each whether what was said before decides it
 
 
@@ -145,7 +143,7 @@ def train(
 ) -> None:
     """Train and save model and tokenizer to `folder`; the log goes to `folder/log.jsonl`.
 
-    steps: on all of the text; answer_steps: after that, on what the text before decides, which is half of it. An attribute of two
+    steps: on all of the text; answer_steps: after that, on what the text before decides. An attribute of two
         values is one bit in twenty tokens, and with the other tokens' noise around it 4,500 steps were too few to find all of them.
 
     AdamW, although Muon (Jordan et al. 2024) reads the text better (0.75 against 0.78 nats a token after 400 steps): it leaves

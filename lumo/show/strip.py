@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from lumo.show.figures import COLOURS
 from lumo.show.page import MUTED, SMALL, Page, escape, plain, tag, title_line
 
-_TEXT, _CONTROL, _IMAGE = "#9a9a9a", "#CC79A7", "#0072B2"
+_TEXT, _CONTROL = "#9a9a9a", "#CC79A7"
 _IMAGES = ("#0072B2", "#56B4E9")  # one hue: codebooks of one picture
 _AUDIO = ("#F2C14E", "#E69F00", "#C97400", "#8F4A00")  # one hue: codebooks of one sound
 _TARGET = "#009E73"
@@ -103,7 +103,7 @@ def _repeats(names: Sequence[str]) -> list[str]:
 
 
 def _colours(blocks: Sequence[str]) -> dict[str, str]:
-    fixed = {"text": _TEXT, "control": _CONTROL, "image": _IMAGE}
+    fixed = {"text": _TEXT, "control": _CONTROL, "image": _IMAGES[0]}
     others = iter(range(len(blocks)))
     found: dict[str, str] = {}
     for name in dict.fromkeys(blocks):

@@ -32,9 +32,9 @@ def device(profile: Profile) -> str:
     """`cpu` or `cuda`; `auto` takes CUDA where there is one."""
     if profile.device != "auto":
         return profile.device
-    import torch  # a second and a half to import, and only this branch asks it
+    from lumo.machine import device_of  # torch takes a second and a half to import, and only this branch asks it
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return device_of(profile.device)
 
 
 def commit() -> str:

@@ -192,6 +192,7 @@ def _prepare_torch(profile: Profile) -> None:
     """lumo passes its randomness as arguments; the global seed is for what third parties draw."""
     import torch
 
-    if profile.threads:
-        torch.set_num_threads(profile.threads)
+    from lumo.machine import use_threads
+
+    use_threads(profile.threads)
     torch.manual_seed(profile.seed)
