@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache
 
 from lumo.model import LumoModel
 from lumo.space import Block
@@ -110,7 +109,6 @@ def generate(
     for row, length in enumerate(lengths):
         seen[row, width - length : width] = True
     positions = (seen[:, :width].cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache()
     heads = [model.head_rows(torch.from_numpy(allowed).to(device)) for allowed in grammar.allowed]
     allowed = [torch.from_numpy(ids).to(device) for ids in grammar.allowed]
     draws = [np.random.default_rng([sampling.seed, case]) for case in (range(count) if cases is None else cases)]
@@ -119,22 +117,23 @@ def generate(
     mask = (seen[:, None, None, :width] & (steps[:, None] >= steps[None, :])) | torch.eye(
         width, dtype=torch.bool, device=device
     )
-    hidden = model.hidden(ids, positions, mask, cache)[:, -1]
     answers = torch.full((count, grammar.steps), grammar.end, device=device)
     finished = torch.zeros(count, dtype=torch.bool, device=device)
     next_position = torch.tensor(lengths, device=device)
-    for step in range(grammar.steps):
-        at = grammar.set_at(step)
-        choice = _choose(hidden.float() @ heads[at].T, sampling, draws)
-        token = torch.where(finished, grammar.end, allowed[at][choice])
-        answers[:, step] = token
-        finished |= token == grammar.end
-        if finished.all():
-            break
-        seen[:, width + step] = True
-        mask = seen[:, None, None, : width + step + 1]
-        hidden = model.hidden(token[:, None], next_position[:, None], mask, cache)[:, -1]
-        next_position += 1
+    with model.decoding(width + grammar.steps) as cache:
+        hidden = model.hidden(ids, positions, mask, cache)[:, -1]
+        for step in range(grammar.steps):
+            at = grammar.set_at(step)
+            choice = _choose(hidden.float() @ heads[at].T, sampling, draws)
+            token = torch.where(finished, grammar.end, allowed[at][choice])
+            answers[:, step] = token
+            finished |= token == grammar.end
+            if finished.all():
+                break
+            seen[:, width + step] = True
+            mask = seen[:, None, None, : width + step + 1]
+            hidden = model.hidden(token[:, None], next_position[:, None], mask, cache)[:, -1]
+            next_position += 1
     return [_content(row, grammar.end) for row in answers.cpu().numpy()]
 
 

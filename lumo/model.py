@@ -30,7 +30,9 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from lumo.batches import IGNORE, Batch
+from lumo.cache import roomy_cache
 from lumo.files import write_atomically
+from lumo.lora import fold, merged
 from lumo.loss import split_cross_entropy
 from lumo.machine import device_of
 from lumo.params import Profile, weights_folder
@@ -95,6 +97,12 @@ class LumoModel(nn.Module):
             use_cache=cache is not None,
         )
         return output.last_hidden_state
+
+    @contextmanager
+    def decoding(self, room: int) -> Iterator[Any]:
+        """Gives a cache for `hidden`, with room for so many steps. While it lasts LoRA costs no products of its own."""
+        with merged(self.base):
+            yield roomy_cache(self._causal.config.get_text_config().num_hidden_layers, room)
 
     @property
     def _causal(self) -> nn.Module:
@@ -162,6 +170,7 @@ class LumoModel(nn.Module):
         torch.manual_seed(seed)  # peft draws its A matrices from the global generator
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, lora_dropout=0.0, bias="none")
         self.base = get_peft_model(self.base, config)
+        fold(self.base)
 
     def row_parameters(self) -> list[nn.Parameter]:
         return [p for p in (self.new_rows, self.new_head_rows) if p is not None]
@@ -234,6 +243,7 @@ class LumoModel(nn.Module):
                     self.base.load_adapter(str(adapter), "default", is_trainable=True)
                 else:
                     self.base = PeftModel.from_pretrained(self.base, str(adapter), is_trainable=True)
+                    fold(self.base)
         except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"{folder}: checkpoint can't be read ({reason}); make it again") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -110,6 +112,9 @@ class Scripted(LumoModel):
             0,
         )
         self.head = model.head_rows
+
+    def decoding(self, room):
+        return contextlib.nullcontext()
 
     def hidden(self, ids, position_ids, mask, cache=None):
         state = self.states(self.step)[:, None]

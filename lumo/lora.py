@@ -1,0 +1,107 @@
+"""LoRA as one product with one weight, where that is cheaper than peft's three products and a sum.
+
+peft computes x Wᵀ + s (x Aᵀ) Bᵀ: the last two are thin products, and the sum reads and writes every activation again. Here
+W + s B A is made first, which is little work where a step has many tokens, and x meets it once. The gradients of A and B stay
+the thin products they are. Weights, names and files are peft's own.
+
+In half precision W + s B A would lose what B A adds to a larger W, so peft's own way stays there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def fold(model: nn.Module) -> None:
+    """Let the LoRA layers of a peft model compute this way, where they can."""
+    for layer in model.modules():
+        if type(layer) is Linear:
+            # the same weights under the same names, so peft saves and merges it as its own
+            layer.__class__ = FoldedLinear
+
+
+@contextmanager
+def merged(model: nn.Module) -> Iterator[None]:
+    """Keep every W + s B A for a while: generation asks for each of them at every token. It takes these weights' memory once more.
+
+    Nothing is trained meanwhile, and the base stays as it is, to the bit: peft's merge and unmerge would round it.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, FoldedLinear) and layer.can_fold()]
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                layer.kept = layer.whole()
+        yield
+    finally:
+        for layer in layers:
+            layer.kept = None
+
+
+class FoldedLinear(Linear):
+    """peft's LoRA around `nn.Linear`, with another forward."""
+
+    kept: Tensor | None = None
+
+    def forward(self, x: Float[Tensor, "... i"], *args: Any, **kwargs: Any) -> Float[Tensor, "... o"]:
+        base = self.get_base_layer()
+        if self.kept is not None:
+            return F.linear(x, self.kept, base.bias)
+        inputs, outputs = base.in_features, base.out_features
+        enough = x.numel() // inputs >= inputs * outputs / (inputs + outputs)  # below, the thin products are less work
+        if args or kwargs or not enough or x.dtype != base.weight.dtype or not self.can_fold():
+            return super().forward(x, *args, **kwargs)
+        out = _FoldedProduct.apply(x, base.weight, *self._factors())
+        return out if base.bias is None else out + base.bias
+
+    def can_fold(self) -> bool:
+        """Whether this is plain LoRA by one adapter that is switched on, with nothing that peft does besides, on a frozen weight, all in
+        one wide type."""
+        base = self.get_base_layer()
+        if not isinstance(base, nn.Linear) or base.weight.requires_grad:
+            return False
+        if self.merged or self.disable_adapters or len(self.active_adapters) != 1:
+            return False
+        (name,) = self.active_adapters
+        if name not in self.lora_A or self.lora_variant or self.lora_bias.get(name) or self.fan_in_fan_out:
+            return False
+        if not isinstance(self.lora_dropout[name], nn.Identity):
+            return False
+        types = {base.weight.dtype, self.lora_A[name].weight.dtype, self.lora_B[name].weight.dtype}
+        return len(types) == 1 and types <= {torch.float32, torch.float64}
+
+    def whole(self) -> Float[Tensor, "o i"]:
+        return _whole(self.get_base_layer().weight, *self._factors())
+
+    def _factors(self) -> tuple[Tensor, Tensor, float]:
+        (name,) = self.active_adapters
+        return self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+
+
+def _whole(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    return torch.addmm(weight, b, a, alpha=scale)
+
+
+class _FoldedProduct(torch.autograd.Function):
+    """x [t i], weight [o i], a [r i], b [o r]. The weight is frozen and gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(x, weight, a, b)
+        ctx.scale = scale
+        return x @ _whole(weight, a, b, scale).T
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, a, b = ctx.saved_tensors
+        flat, inputs = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        # made again, not kept from the forward pass: a rank's share of the work against a copy of every weight
+        to_x = grad @ _whole(weight, a, b, ctx.scale) if ctx.needs_input_grad[0] else None
+        return to_x, None, ctx.scale * ((flat @ b).T @ inputs), ctx.scale * (flat.T @ (inputs @ a.T)), None
