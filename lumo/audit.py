@@ -6,6 +6,7 @@ Axes: n token.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,9 @@ class HostileModel(LumoModel):
         torch.nn.Module.__init__(self)
         self.model, self.kind, self.rng = model, kind, torch.Generator().manual_seed(seed)
         self.space, self.new_rows = model.space, model.new_rows
+
+    def decoding(self, room: int) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def hidden(self, ids: Tensor, position_ids: Tensor, mask: Tensor, cache: Any = None) -> Tensor:
         shape = (*ids.shape, self.new_rows.shape[1])
