@@ -1,6 +1,6 @@
 """Sequences to batches: packed rows in which nothing is cut and no sequence sees its neighbour.
 
-Axes: b row · s step in a row.
+Axes: b row · s step in a row · _ any number.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -51,11 +52,18 @@ class Batch:
         return (same & (steps[:, None] >= steps[None, :]))[:, None]
 
 
-def pack(sequences: Sequence[TokenSequence], pad_id: int, groups: Sequence[int] | None = None) -> Batch:
+def pack(
+    sequences: Sequence[TokenSequence],
+    pad_id: int,
+    groups: Sequence[int] | None = None,
+    read: Sequence[Int[np.ndarray, "_"]] | None = None,
+) -> Batch:
     """Pack sequences into rows, none cut or left out; of the row lengths that suggest themselves, the one that costs least.
 
     groups: an index for each sequence, carried along to its positions
+    read: what the model reads in place of each sequence's ids; the labels stay the sequence's own
     """
+    read = read if read is not None else [sequence.ids for sequence in sequences]
     groups = groups if groups is not None else [0] * len(sequences)
     lengths = [len(sequence) for sequence in sequences]
     rows, capacity = min((_best_fit(lengths, capacity) for capacity in _capacities(lengths)), key=_cost)
@@ -67,7 +75,7 @@ def pack(sequences: Sequence[TokenSequence], pad_id: int, groups: Sequence[int] 
         for segment, i in enumerate(members, start=1):
             ids, is_target = torch.from_numpy(sequences[i].ids), torch.from_numpy(sequences[i].is_target)
             span = slice(start, start + len(ids))
-            input_ids[row, span] = ids
+            input_ids[row, span] = torch.from_numpy(read[i])
             labels[row, span] = torch.where(is_target, ids, IGNORE)
             segments[row, span] = segment
             positions[row, span] = torch.arange(len(ids))

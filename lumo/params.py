@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS = ROOT / "params"
@@ -73,12 +73,26 @@ class ImageCodec(Section):
 
 
 class AudioCodec(Section):
-    """bandwidth_kbps chooses the number of codebooks; it is explicit because the default differs between releases."""
+    """How many codebooks is always explicit, because the default differs between releases: by `bandwidth_kbps`, for DAC by `codebooks`.
 
-    name: Literal["spectral", "encodec"]
+    scale: what EnCodec 48 kHz decodes every segment to, see `EncodecCodec`
+    """
+
+    name: Literal["spectral", "encodec", "dac"]
     path: str | None = None
-    bandwidth_kbps: Positive
+    bandwidth_kbps: Positive | None = None
+    codebooks: Count | None = None
     clip_s: Positive
+    scale: Positive | None = None
+
+    @model_validator(mode="after")
+    def _explicit(self) -> AudioCodec:
+        wanted, other = ("codebooks", "bandwidth_kbps") if self.name == "dac" else ("bandwidth_kbps", "codebooks")
+        if getattr(self, wanted) is None or getattr(self, other) is not None:
+            raise ValueError(f"{self.name} wants {wanted}, and not {other}")
+        if self.scale is not None and self.name != "encodec":
+            raise ValueError(f"{self.name} has no scale; remove it")
+        return self
 
 
 class Codecs(Section):
@@ -106,9 +120,12 @@ class Training(Section):
 
 
 class Stage4(Training):
+    """corruption: the share of an answer's codes that the model reads as others, see `training.corrupted`"""
+
     lora_rank: Count
     lora_learning_rate: Positive
     ramp_steps: CountOrNone  # until then reading only; over as many steps again writing is mixed in
+    corruption: Share = 0.0
     shorten_inputs: bool = False  # shorten input text that doesn't fit, instead of dropping the sample
 
 
@@ -198,11 +215,14 @@ def _line(where: str, fault: dict) -> str:
 
 
 def weights_folder(path: str | None, miniature: str) -> Path:
-    """Where a part's weights lie: a folder that the profile names, relative to the project, or the miniature's own.
+    """Where a part's weights lie: a folder that the profile names, relative to the project, or the miniature's own. Of
+    EnCodec's, Meta's own `.th` file instead of a folder.
 
     Raises ParamsError when there is no config.json.
     """
     folder = MINIATURE / miniature if path is None else ROOT / Path(path).expanduser()
+    if folder.suffix == ".th" and folder.is_file():
+        return folder
     if not (folder / "config.json").is_file():
         raise ParamsError(f"{folder}: no config.json there; expected a folder with config.json and safetensors weights")
     return folder

@@ -103,6 +103,11 @@ class TokenSpace:
             start += size
         return tuple(blocks)
 
+    @property
+    def media_blocks(self) -> tuple[Block, ...]:
+        """The codebooks' blocks."""
+        return self.blocks[2:]
+
     @cached_property
     def _by_name(self) -> dict[str, Block]:
         return {block.name: block for block in self.blocks}

@@ -39,5 +39,5 @@ def stage4(profile: Profile, artifacts: Path, show: Callable[[Progress], None]) 
         params.shorten_inputs,
     )
     mixture = Mixture(params.rates, params.ramp_steps)
-    feed = Feed(pools, mixture, params.tokens_per_batch, space.control("<|pad_mm|>"), profile.seed)
+    feed = Feed(pools, mixture, params.tokens_per_batch, space, profile.seed, params.corruption)
     return train(model, feed, params, artifacts / "stage4", profile.seed, show)

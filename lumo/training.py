@@ -3,7 +3,7 @@
 What a step sees is a function of the seed and the step's number alone, so a run that was killed goes on as if it hadn't been.
 On a CPU the resumed run equals the unbroken one bit for bit; on a GPU only as far as its kernels are deterministic.
 
-Axes: m supervised token.
+Axes: n token · m supervised token.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from lumo import parallel
@@ -56,28 +57,33 @@ class Sums:
 
 
 class Feed:
-    """Batches by step number. Samples are drawn with replacement, so that a step depends on no step before it."""
+    """Batches by step number. Samples are drawn with replacement, so that a step depends on no step before it.
 
-    def __init__(self, pools: Mapping[str, Pool], mixture: Mixture, tokens_per_batch: int, pad_id: int, seed: int):
+    corruption: the share of an answer's codes that the model reads as others, see `corrupted`
+    """
+
+    def __init__(
+        self,
+        pools: Mapping[str, Pool],
+        mixture: Mixture,
+        tokens_per_batch: int,
+        space: TokenSpace,
+        seed: int,
+        corruption: float = 0.0,
+    ):
         empty = [name for name, rate in mixture.rates.items() if rate and not pools[name].sequences]
         if empty:
             dropped = {name: pools[name].dropped for name in empty}
             raise ValueError(
                 f"training: no sequence for {', '.join(empty)} (dropped for length: {dropped}); raise max_seq_len, or set the rate to 0"
             )
-        self.names = list(pools)
-        self.pools, self.mixture, self.tokens_per_batch, self.pad_id, self.seed = (
-            pools,
-            mixture,
-            tokens_per_batch,
-            pad_id,
-            seed,
-        )
+        self.names, self.pools, self.mixture, self.space, self.seed = list(pools), pools, mixture, space, seed
+        self.tokens_per_batch, self.corruption = tokens_per_batch, corruption
 
     @cached_property
     def sha256(self) -> str:
         """Hash of all that batches are drawn from."""
-        digest = hashlib.sha256(f"{self.seed} {self.tokens_per_batch} {self.mixture}".encode())
+        digest = hashlib.sha256(f"{self.seed} {self.tokens_per_batch} {self.mixture} {self.corruption}".encode())
         for name in self.names:
             digest.update(name.encode())
             for sequence in self.pools[name].sequences:
@@ -91,25 +97,45 @@ class Feed:
         """
         rng = np.random.default_rng([self.seed, step])
         shares = self.mixture.at(step)
-        chosen, groups, tokens = [], [], 0
+        chosen: list[TokenSequence] = []
+        groups: list[int] = []
+        tokens = 0
         while True:
             name = str(rng.choice(list(shares), p=list(shares.values())))
             sequences = self.pools[name].sequences
             sequence = sequences[rng.integers(len(sequences))]
             tokens += len(sequence)
             if chosen and tokens > self.tokens_per_batch:
-                return self._part(chosen, groups, rank, size)
+                break
             chosen.append(sequence)
             groups.append(self.names.index(name))
-
-    def _part(self, chosen: list[TokenSequence], groups: list[int], rank: int, size: int) -> Batch:
         if len(chosen) < size:
             raise ValueError(
                 f"training: {len(chosen)} sequences in a batch for {size} processes; raise tokens_per_batch, or start fewer"
             )
+        read = [corrupted(sequence, self.space, self.corruption, rng) for sequence in chosen]
         # dealt out by length, so that no process waits long for another
         mine = sorted(range(len(chosen)), key=lambda i: (-len(chosen[i]), i))[rank::size]
-        return pack([chosen[i] for i in mine], self.pad_id, [groups[i] for i in mine])
+        pad = self.space.control("<|pad_mm|>")
+        return pack([chosen[i] for i in mine], pad, [groups[i] for i in mine], [read[i] for i in mine])
+
+
+def corrupted(
+    sequence: TokenSequence, space: TokenSpace, share: float, rng: np.random.Generator
+) -> Int[np.ndarray, "n"]:
+    """A sequence's ids as the model reads them: of the codes that are to be learned, a share is drawn anew from their codebook.
+
+    What is to be learned stays as it is. A model that can't trust its own last codes has to look at the prompt for every one; without
+    that it learns how the training's clips go on, and new combinations of known attributes go wrong. (Word dropout, Bowman et al. 2016,
+    with other words in place of none.)
+    """
+    ids = sequence.ids.copy()
+    if share:
+        struck = sequence.is_target & (rng.random(len(ids)) < share)
+        for block in space.media_blocks:
+            here = struck & (ids >= block.start) & (ids < block.end)
+            ids[here] = rng.integers(block.start, block.end, here.sum())
+    return ids
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from refusals import refused
 from safetensors.torch import load_file, save_file
-from transformers import EncodecConfig, EncodecModel
+from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 
 from lumo.codecs import CodecError, load_codecs, weights_sha256
+from lumo.codecs.dac import DacCodec
 from lumo.codecs.encodec import EncodecCodec
 from lumo.codecs.spectral import SpectralCodec, SpectralConfig, level_codes, levels, shapes, spectra
 from lumo.codecs.twotone import TwoToneCodec, TwoToneConfig, cut, split
@@ -26,8 +27,21 @@ from lumo.params import ParamsError, load_profile
 LOADERS = {
     "image_codec": TwoToneCodec,
     "encodec": lambda folder: EncodecCodec(folder, 0.4, 1.0),
+    "segments": lambda folder: EncodecCodec(folder, 0.4, 1.0, scale=0.1),
+    "dac": lambda folder: DacCodec(folder, 3, 1.0),
     "audio_codec": lambda folder: SpectralCodec(folder, 0.65, 1.0),
 }
+AUDIO = [part for part in LOADERS if part != "image_codec"]
+# as the 48 kHz model: segments of their own loudness that overlap by a hundredth, the last one short
+SEGMENTS = ENCODEC | {
+    "normalize": True,
+    "chunk_length_s": 0.4,
+    "overlap": 0.01,
+    "use_causal_conv": False,
+    "norm_type": "time_group_norm",
+}
+DAC = {"encoder_hidden_size": 4, "decoder_hidden_size": 32, "downsampling_ratios": [2, 4, 8, 5], "n_codebooks": 4,
+       "codebook_size": 16, "codebook_dim": 4, "sampling_rate": 16_000}  # fmt: skip
 SPECTRAL = SpectralConfig(window=1024, hop=320, codebooks=3, cardinality=16, rounds=4)
 
 
@@ -56,6 +70,18 @@ def weights(toy_folder, clips, tmp_path_factory):
     chosen = torch.randperm(len(frames), generator=torch.Generator().manual_seed(0))[:32]
     books = frames[chosen].unflatten(0, (2, 16)) * torch.tensor([1.0, 0.2])[:, None, None]
     SpectralCodec.save(folder / "audio_codec", SPECTRAL, books)
+    torch.manual_seed(2)
+    segments, dac = EncodecModel(EncodecConfig(**SEGMENTS)), DacModel(DacConfig(**DAC))
+    samples = torch.from_numpy(np.stack([clip.samples for clip in clips]))
+    with torch.no_grad():
+        spread = segments.encoder(samples[..., :6400] / 0.1).std()
+        for layer in segments.quantizer.layers:
+            layer.codebook.embed.normal_(0, spread)
+        for name, value in dac.named_parameters():  # as they start, every clip has one and the same code
+            if name.endswith("weight") and "quantizer" not in name:
+                value.normal_(0, value[0].numel() ** -0.5)
+    segments.save_pretrained(folder / "segments")
+    dac.save_pretrained(folder / "dac")
     return folder
 
 
@@ -166,7 +192,7 @@ def test_a_picture_of_another_size_is_refused(codecs, pictures, tmp_path):
 
 
 @pytest.mark.parametrize(("rate", "shape"), [(44_100, (1, 16_000)), (16_000, (2, 16_000)), (16_000, (1, 15_999))])
-@pytest.mark.parametrize("part", ["encodec", "audio_codec"])
+@pytest.mark.parametrize("part", AUDIO)
 def test_a_clip_of_another_rate_channels_or_length_is_refused(every_codec, clips, tmp_path, part, rate, shape):
     other = Audio(np.zeros(shape, np.float32), rate)
     expected = f"codec 'audio' reads (Hz, channels, samples) (16000, 1, 16000), got {(rate, *shape)}"
@@ -182,7 +208,7 @@ def test_codes_of_another_shape_are_refused(codecs, every_codec):
         codecs.image.decode(np.zeros((1, 2, 15), np.int64))
     with refused(CodecError, "codec 'image'", "got (1, 16)"):
         codecs.image.decode(np.zeros((1, 1, 16), np.int64))
-    for part, books in (("encodec", 2), ("audio_codec", 3)):
+    for part, books in (("encodec", 2), ("segments", 2), ("dac", 3), ("audio_codec", 3)):
         with refused(CodecError, f"codec 'audio' has {books} codebooks, got 4"):
             every_codec[part].decode(np.zeros((1, 4, 50), np.int64))
 
@@ -293,10 +319,105 @@ def test_a_clip_that_is_no_whole_number_of_frames_is_refused(weights):
         SpectralCodec(weights / "audio_codec", 0.65, 0.99)
 
 
-def test_a_model_that_scales_its_clips_is_refused(tmp_path):
-    EncodecModel(EncodecConfig(**ENCODEC | {"normalize": True})).save_pretrained(tmp_path)
-    with refused(CodecError, f"{tmp_path}: this EnCodec scales each clip", "use a model with normalize=false"):
-        EncodecCodec(tmp_path, 0.4, 1.0)
+def test_a_model_that_scales_its_segments_wants_a_scale(weights):
+    """Its scales are no tokens: without a policy for them the codes don't decode."""
+    with refused(CodecError, f"{weights / 'segments'}: this EnCodec scales each segment", "give codecs.audio.scale"):
+        EncodecCodec(weights / "segments", 0.4, 1.0)
+    with refused(
+        CodecError, f"{weights / 'encodec'}: this EnCodec has no scale, got codecs.audio.scale 0.1; remove it"
+    ):
+        EncodecCodec(weights / "encodec", 0.4, 1.0, scale=0.1)
+
+
+def test_the_scale_is_a_field_of_the_token_space(weights, clips):
+    soft, loud = (EncodecCodec(weights / "segments", 0.4, 1.0, scale=scale) for scale in (0.05, 0.1))
+    assert (soft.card["scale"], loud.card["scale"]) == (0.05, 0.1)
+    codes = loud.encode(clips)
+    assert np.array_equal(codes, soft.encode(clips))
+    for one, other in zip(loud.decode(codes), soft.decode(codes), strict=True):
+        assert np.allclose(one.samples, 2 * other.samples, atol=1e-6)
+
+
+def test_segments_are_those_of_transformers(weights, clips):
+    """Slow against fast: its own chain of encode and decode, with the scales that it measured replaced by ours."""
+    codec = EncodecCodec(weights / "segments", 0.4, 1.0, scale=0.1)
+    assert codec.segments == [20, 20, 11]  # 6,400 samples from each multiple of 6,336 on, in frames of 320
+    for clip, codes in zip(clips[:3], codec.encode(clips[:3]), strict=True):
+        true = codec.model.encode(torch.from_numpy(clip.samples)[None], bandwidth=0.4)
+        pad = true.last_frame_pad_length
+        assert np.array_equal(codes, np.concatenate(true.audio_codes[:, 0].numpy(), -1)[:, : 60 - pad])
+        scales = [torch.full((1, 1), 0.1)] * 3
+        expected = codec.model.decode(true.audio_codes, scales, last_frame_pad_length=pad).audio_values[0, :, :16_000]
+        assert np.allclose(codec.decode(codes[None])[0].samples, expected.detach().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("codebooks", [0, 5])
+def test_an_unknown_number_of_codebooks_is_refused(weights, codebooks):
+    with refused(CodecError, f"{weights / 'dac'}: no {codebooks} codebooks, expected 1 to 4"):
+        DacCodec(weights / "dac", codebooks, 1.0)
+
+
+def test_fewer_codebooks_are_the_first_of_more(weights, clips):
+    few, many = (DacCodec(weights / "dac", codebooks, 1.0) for codebooks in (1, 4))
+    assert np.array_equal(few.encode(clips), many.encode(clips)[:, :1])
+
+
+@pytest.mark.parametrize(("part", "other"), [("encodec", "dac"), ("dac", "encodec")])
+def test_weights_of_another_model_are_refused(weights, part, other):
+    with refused(CodecError, f"config.json says model_type {other}, expected {part}"):
+        LOADERS[part](weights / other)
+
+
+@pytest.mark.parametrize("part", ["encodec", "segments", "dac"])
+def test_weights_with_something_more_are_refused(weights, tmp_path, part):
+    folder = copied(weights, tmp_path, part)
+    tensors = load_file(folder / "model.safetensors") | {"and_one_more": torch.zeros(1)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with refused(CodecError, "model.safetensors has and_one_more, which the model hasn't"):
+        LOADERS[part](folder)
+
+
+# the published layouts, random weights: sizes, hops and frame counts
+PUBLISHED = {
+    "encodec 24 kHz": (EncodecConfig(), lambda f: EncodecCodec(f, 6.0, 0.5), 8, 38, 75.0),
+    "encodec 32 kHz": (
+        EncodecConfig(sampling_rate=32_000, target_bandwidths=[2.2], upsampling_ratios=[8, 5, 4, 4], codebook_size=2048,
+                      num_filters=64, use_causal_conv=False, use_conv_shortcut=False),
+        lambda f: EncodecCodec(f, 2.2, 0.5), 4, 25, 50.0,
+    ),
+    "encodec 48 kHz": (
+        EncodecConfig(sampling_rate=48_000, audio_channels=2, normalize=True, target_bandwidths=[3.0, 6.0, 12.0, 24.0],
+                      chunk_length_s=1.0, overlap=0.01, norm_type="time_group_norm", use_causal_conv=False),
+        lambda f: EncodecCodec(f, 6.0, 1.5, scale=0.1), 4, 150 + 77, 150.0,
+    ),
+    "dac 16 kHz": (DacConfig(n_codebooks=12, downsampling_ratios=[2, 4, 5, 8]), lambda f: DacCodec(f, 12, 0.5), 12, 25, 50.0),
+    "dac 24 kHz": (
+        DacConfig(sampling_rate=24_000, n_codebooks=32, downsampling_ratios=[2, 4, 5, 8]),
+        lambda f: DacCodec(f, 8, 0.5), 8, 38, 75.0,
+    ),
+    "dac 44.1 kHz": (
+        DacConfig(sampling_rate=44_100, n_codebooks=9, downsampling_ratios=[2, 4, 8, 8]),
+        lambda f: DacCodec(f, 9, 0.5), 9, 44, 44_100 / 512,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_layouts(tmp_path, name, rng):
+    config, load, codebooks, frames, rate = PUBLISHED[name]
+    torch.manual_seed(0)
+    kind = DacModel if name.startswith("dac") else EncodecModel
+    kind(config).save_pretrained(tmp_path)
+    codec = load(tmp_path)
+    card = codec.card
+    assert (codec.codebooks, codec.frames, card["frame_rate_hz"]) == (codebooks, frames, rate)
+    assert (card["sample_rate_hz"], card["cardinality"]) == (config.sampling_rate, config.codebook_size)
+    noise = 0.1 * rng.standard_normal((codec.policy.channels, codec.policy.samples)).astype(np.float32)
+    clips = [Audio(noise, codec.policy.sample_rate_hz), Audio(0.5 * noise, codec.policy.sample_rate_hz)]
+    codes = codec.encode(clips)
+    assert codes.shape == (2, codebooks, frames)
+    (made, _) = codec.decode(codes)
+    assert made.samples.shape == noise.shape and np.isfinite(made.samples).all()
 
 
 def test_codecs_of_a_profile(weights, tmp_path, codecs):

@@ -49,7 +49,7 @@ FLOORS = {
 # a third party → the rooms (modules, or files of a package) that may import it
 ROOMS = {
     # bench: the stock ways are what it measures
-    "transformers": {"model", "tokenizer", "cache", "codecs/encodec", "miniature", "bench"},
+    "transformers": {"model", "tokenizer", "cache", "codecs", "miniature", "bench"},
     "peft": {"model", "lora", "bench"},
     "tokenizers": {"miniature"},
     "safetensors": {"model", "codecs", "training", "miniature"},

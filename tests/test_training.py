@@ -29,9 +29,10 @@ from toys import loss_of, make_samples
 from lumo import training
 from lumo.model import LumoModel, ModelError
 from lumo.params import Stage4, Training
+from lumo.sequence import SequenceBuilder
 from lumo.space import SpaceError
 from lumo.tasks import TASKS, Mixture, Pool, build_pools
-from lumo.training import Feed, Sums, loss_curves, schedule, sizing, summary, sums_of, task_weights, train
+from lumo.training import Feed, Sums, corrupted, loss_curves, schedule, sizing, summary, sums_of, task_weights, train
 
 SHARED = {"steps": 7, "tokens_per_batch": 250, "max_seq_len": 320, "rows_learning_rate": 1e-2,
           "warmup_steps": 2, "checkpoint_every": 2, "log_every": 1}  # fmt: skip
@@ -54,7 +55,7 @@ def samples(tokenizer):
 def make_feed(samples, space, params: Training, seed: int = 0) -> Feed:
     mixture = Mixture(params.rates, getattr(params, "ramp_steps", 0))
     pools = build_pools(samples, [*params.rates], space, params.max_seq_len)
-    return Feed(pools, mixture, params.tokens_per_batch, space.control("<|pad_mm|>"), seed)
+    return Feed(pools, mixture, params.tokens_per_batch, space, seed)
 
 
 def make_model(space, params: Training, seed: int = 0) -> LumoModel:
@@ -451,9 +452,66 @@ def test_a_task_without_sequences_is_named_with_its_drops(tokenizer, samples):
     with pytest.raises(
         ValueError, match=r"no sequence for a2t, t2a \(dropped for length: {'a2t': 6, 't2a': 6}\); raise max_seq_len"
     ) as caught:
-        Feed(pools, Mixture(dict.fromkeys(TASKS, 0.25)), 250, 0, 0)
+        Feed(pools, Mixture(dict.fromkeys(TASKS, 0.25)), 250, tokenizer.space, 0)
     one_line(caught)
-    assert Feed(pools, Mixture({"i2t": 0.5, "t2i": 0.5, "a2t": 0.0}), 250, 0, 0).at(0).tokens
+    assert Feed(pools, Mixture({"i2t": 0.5, "t2i": 0.5, "a2t": 0.0}), 250, tokenizer.space, 0).at(0).tokens
+
+
+# --- corruption ------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(share=st.floats(0, 1), seed=st.integers(0, 10**6), number=st.integers(0, 5), name=st.sampled_from([*TASKS]))
+def test_corruption_changes_nothing_but_codes_of_the_answer(tokenizer, samples, share, seed, number, name):
+    space = tokenizer.space
+    fitting = [sample for sample in samples if TASKS[name].fits(sample)]
+    sequence = TASKS[name].sequence(fitting[number % len(fitting)].ids, space)
+    before = sequence.ids.copy()
+    read = corrupted(sequence, space, share, np.random.default_rng(seed))
+    assert np.array_equal(sequence.ids, before) and read.dtype == before.dtype
+    assert np.array_equal(space.block_index(read), space.block_index(before))  # each from its own codebook
+    changed = read != before
+    media = space.block_index(before) >= 2
+    assert not changed[~(sequence.is_target & media)].any()
+    if share == 0 or name in ("a2t", "i2t"):
+        assert not changed.any()
+
+
+def test_corruption_strikes_its_share_evenly(tokenizer):
+    space = tokenizer.space
+    block = space.media_blocks[-1]
+    sequence = SequenceBuilder().add(np.full(20_000, block.start), target=True).build()
+    drawn = corrupted(sequence, space, 0.3, np.random.default_rng(0)) - block.start
+    counts = np.bincount(drawn, minlength=block.size)
+    assert abs((drawn != 0).mean() - 0.3 * (1 - 1 / block.size)) < 0.02
+    assert counts[1:].min() > 0.7 * counts[1:].mean()
+
+
+def test_a_corrupted_batch_reads_other_codes_and_learns_the_true_ones(samples, tokenizer):
+    clean = make_feed(samples, tokenizer.space, STAGE4)
+    noisy = Feed(clean.pools, clean.mixture, clean.tokens_per_batch, tokenizer.space, clean.seed, corruption=0.5)
+    assert noisy.sha256 != clean.sha256
+    for step in range(8, 12):
+        a, b = clean.at(step), noisy.at(step)
+        assert torch.equal(a.labels, b.labels) and torch.equal(a.segment_ids, b.segment_ids)
+        assert torch.equal(b.input_ids, noisy.at(step).input_ids)
+    assert any(not torch.equal(clean.at(step).input_ids, noisy.at(step).input_ids) for step in range(8, 12))
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_corruption_is_the_same_for_any_number_of_processes(samples, tokenizer, size):
+    clean = make_feed(samples, tokenizer.space, STAGE4)
+    feed = Feed(clean.pools, clean.mixture, 600, tokenizer.space, 0, corruption=0.5)
+
+    def segments(batches):
+        found = []
+        for batch in batches:
+            for ids, marks in zip(batch.input_ids, batch.segment_ids, strict=True):
+                found += [tuple(ids[marks == mark].tolist()) for mark in range(1, int(marks.max()) + 1)]
+        return sorted(found)
+
+    for step in (0, 9):
+        assert segments([feed.at(step)]) == segments([feed.at(step, rank, size) for rank in range(size)])
 
 
 # --- batches by number ------------------------------------------------------------------------------------------------
@@ -520,7 +578,7 @@ def test_data_hash_sees_every_change(tokenizer, samples, change):
     else:
         mixture = Mixture({"a2t": 0.5, "i2t": 0.4})
     pools["i2t"] = Pool(lines, 0)
-    assert Feed(pools, mixture, 250, feed.pad_id, seed).sha256 != feed.sha256
+    assert Feed(pools, mixture, 250, tokenizer.space, seed).sha256 != feed.sha256
     assert make_feed(samples, tokenizer.space, WARM).sha256 == feed.sha256
 
 

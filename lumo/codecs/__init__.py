@@ -63,6 +63,23 @@ def weights_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def audio_card(codec: Any, frame_rate_hz: float, **more: Any) -> dict[str, Any]:
+    """What an audio codec's codes mean. `codec` knows its file of weights and its clip policy."""
+    books = codec.cardinalities
+    return {
+        "name": codec.name,
+        "weights_sha256": weights_sha256(codec.weights),
+        "sample_rate_hz": codec.policy.sample_rate_hz,
+        "channels": codec.policy.channels,
+        "frame_rate_hz": frame_rate_hz,
+        "codebooks": codec.codebooks,
+        "cardinality": books[0] if len(set(books)) == 1 else list(books),
+        "clip_s": codec.policy.duration_s,
+        "frames": codec.frames,
+        "order": "flatten by time: cb0[t] cb1[t] ... cbK-1[t]",
+    } | more
+
+
 def check_clips(media: Sequence[Audio], policy: ClipPolicy) -> None:
     """Raises CodecError for a clip that isn't what the policy says."""
     for audio in media:
@@ -79,11 +96,15 @@ def check_clips(media: Sequence[Audio], policy: ClipPolicy) -> None:
 def load_codecs(params: CodecParams) -> CodecSet:
     """The codecs that a profile names, from their folders or from the miniature. Raises CodecError."""
     # imported here: the protocol alone needs no torch
+    from lumo.codecs.dac import DacCodec
     from lumo.codecs.encodec import EncodecCodec
     from lumo.codecs.spectral import SpectralCodec
     from lumo.codecs.twotone import TwoToneCodec
 
-    image = TwoToneCodec(weights_folder(params.image.path, "image_codec"))
-    folder = weights_folder(params.audio.path, "audio_codec")
-    adapter = {"encodec": EncodecCodec, "spectral": SpectralCodec}[params.audio.name]
-    return CodecSet(image, adapter(folder, params.audio.bandwidth_kbps, params.audio.clip_s))
+    audio, folder = params.audio, weights_folder(params.audio.path, "audio_codec")
+    adapters = {
+        "dac": lambda: DacCodec(folder, audio.codebooks, audio.clip_s),
+        "encodec": lambda: EncodecCodec(folder, audio.bandwidth_kbps, audio.clip_s, audio.scale),
+        "spectral": lambda: SpectralCodec(folder, audio.bandwidth_kbps, audio.clip_s),
+    }
+    return CodecSet(TwoToneCodec(weights_folder(params.image.path, "image_codec")), adapters[audio.name]())

@@ -1,4 +1,4 @@
-"""EnCodec through transformers' `EncodecModel`: Meta's published weights and the miniature's own.
+"""EnCodec through transformers' `EncodecModel`: 24, 32 and 48 kHz.
 
 Source: Défossez et al. 2022, "High fidelity neural audio compression".
 
@@ -7,7 +7,6 @@ Axes: b clip · c channel · samples · k codebook · t frame.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,69 +14,59 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError
+from torch.nn import functional as F
 from transformers import EncodecModel
 
-from lumo.codecs import CodecError, check_clips, weights_sha256
+from lumo.codecs import CodecError, audio_card, check_clips
+from lumo.codecs.meta import read_meta
+from lumo.codecs.pretrained import load_pretrained
 from lumo.media import Audio, ClipPolicy, read_audio
 
 
 class EncodecCodec:
     """Clips of one length, at one bandwidth.
 
-    folder: config.json and model.safetensors
+    weights: a folder with config.json and model.safetensors, or one file in the format of Meta's own package (`.th`)
     bandwidth_kbps: chooses the number of codebooks; must be one of the model's
     clip_s: seconds of every clip
-    Raises CodecError for another bandwidth, and for models whose decoding needs a scale beside the codes.
+    scale: for models that divide each segment by its loudness (48 kHz) before they code it. That number is no token, so what is
+        decoded has to be given one: the root mean square of every decoded segment, full scale being 1. None for all others.
+    Raises CodecError for another bandwidth, and for a scale that is missing or has no use.
     """
 
     name = "encodec"
 
-    def __init__(self, folder: Path, bandwidth_kbps: float, clip_s: float):
-        try:
-            # without a config transformers would go on with the 24 kHz model's
-            json.loads((folder / "config.json").read_text())["model_type"]
-            model, loaded = EncodecModel.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
-            )
-            if loaded["missing_keys"]:  # transformers would fill them with random numbers
-                raise ValueError(f"model.safetensors lacks {min(loaded['missing_keys'])}")
-        except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CodecError(f"{folder}: no EnCodec that can be read ({reason}); fetch or make it again") from error
-        self.model = model.eval()
-        config = model.config
+    def __init__(self, weights: Path, bandwidth_kbps: float, clip_s: float, scale: float | None = None):
+        is_folder = weights.is_dir()
+        self.model = load_pretrained(EncodecModel, weights, "EnCodec") if is_folder else read_meta(weights)
+        config = self.model.config
         if bandwidth_kbps not in config.target_bandwidths:
             raise CodecError(
-                f"{folder}: no bandwidth of {bandwidth_kbps:g} kbit/s, expected one of {config.target_bandwidths}"
+                f"{weights}: no bandwidth of {bandwidth_kbps:g} kbit/s, expected one of {config.target_bandwidths}"
             )
-        if config.normalize:
+        if config.normalize and scale is None:
             raise CodecError(
-                f"{folder}: this EnCodec scales each clip by a number that is no token, so its codes alone don't decode; "
-                "use a model with normalize=false"
+                f"{weights}: this EnCodec scales each segment by a number that is no token, so its codes alone don't decode; "
+                "give codecs.audio.scale, the loudness that all decoded segments get (0.1 is -20 dB), or use a model with normalize=false"
             )
-        self.folder = folder
+        if scale is not None and not config.normalize:
+            raise CodecError(f"{weights}: this EnCodec has no scale, got codecs.audio.scale {scale:g}; remove it")
+        self.weights, self.scale = weights / "model.safetensors" if is_folder else weights, scale
         self.bandwidth_kbps = float(bandwidth_kbps)  # 6 and 6.0 must give one card, and one hash
         self.policy = ClipPolicy(config.sampling_rate, config.audio_channels, float(clip_s))
         self.codebooks = self.model.quantizer.get_num_quantizers_for_bandwidth(bandwidth_kbps)
         self.cardinalities = (config.codebook_size,) * self.codebooks
-        self.frames = -(-self.policy.samples // config.hop_length)
+        whole = self.policy.samples
+        segment, stride = config.chunk_length or whole, config.chunk_stride or whole
+        # of each segment; the last one may be short, and a segment may be no more than the overlap with the one before
+        self.segments = [-(-min(segment, whole - start) // config.hop_length) for start in range(0, whole, stride)]
+        self.frames = sum(self.segments)
 
     @property
     def card(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "weights_sha256": weights_sha256(self.folder / "model.safetensors"),
-            "sample_rate_hz": self.policy.sample_rate_hz,
-            "channels": self.policy.channels,
-            "frame_rate_hz": self.model.config.sampling_rate / self.model.config.hop_length,
-            "codebooks": self.codebooks,
-            "cardinality": self.cardinalities[0],
-            "bandwidth_kbps": self.bandwidth_kbps,
-            "clip_s": self.policy.duration_s,
-            "frames": self.frames,
-            "order": "flatten by time: cb0[t] cb1[t] ... cbK-1[t]",
-        }
+        rate = self.model.config.sampling_rate / self.model.config.hop_length
+        more = {} if self.scale is None else {"scale": float(self.scale)}
+        return audio_card(self, rate, bandwidth_kbps=self.bandwidth_kbps, **more)
 
     def read(self, path: Path) -> Audio:
         return read_audio(path, self.policy)
@@ -86,13 +75,21 @@ class EncodecCodec:
     def encode(self, media: Sequence[Audio]) -> Int[np.ndarray, "b k t"]:
         check_clips(media, self.policy)
         samples = torch.from_numpy(np.stack([audio.samples for audio in media]))
-        codes = self.model.encode(samples, bandwidth=self.bandwidth_kbps).audio_codes
-        # one chunk [1 b k t]; models that cut a clip into chunks put them one after another in time
-        return torch.cat(list(codes), dim=-1).numpy().astype(np.int64)
+        codes = self.model.encode(
+            samples, bandwidth=self.bandwidth_kbps
+        ).audio_codes  # [segment b k t], padded to the longest
+        kept = [segment[..., :frames] for segment, frames in zip(codes, self.segments, strict=True)]
+        return torch.cat(kept, dim=-1).numpy().astype(np.int64)
 
     @torch.no_grad()
     def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Audio]:
         if codes.shape[1] != self.codebooks:
             raise CodecError(f"codec 'audio' has {self.codebooks} codebooks, got {codes.shape[1]}")
-        samples = self.model.decode(torch.from_numpy(codes)[None], [None]).audio_values[..., : self.policy.samples]
-        return [Audio(clip, self.policy.sample_rate_hz) for clip in samples.numpy()]
+        parts = torch.from_numpy(codes).split(self.segments, dim=-1)
+        missing = self.segments[0] - self.segments[-1]
+        stacked = torch.stack([F.pad(part, (0, self.segments[0] - part.shape[-1])) for part in parts])
+        scale = None if self.scale is None else torch.full((len(codes), 1), float(self.scale))
+        made = self.model.decode(stacked, [scale] * len(parts), last_frame_pad_length=missing)
+        return [
+            Audio(clip, self.policy.sample_rate_hz) for clip in made.audio_values[..., : self.policy.samples].numpy()
+        ]

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumo.codecs import CodecError, check_clips, weights_sha256
+from lumo.codecs import CodecError, audio_card, check_clips
 from lumo.codecs.vectors import nearest
 from lumo.media import Audio, ClipPolicy, read_audio
 
@@ -134,7 +134,7 @@ class SpectralCodec:
         offered = [self.config.kbps(k) for k in range(2, self.config.codebooks + 1)]
         if bandwidth_kbps not in offered:
             raise CodecError(f"{folder}: no bandwidth of {bandwidth_kbps:g} kbit/s, expected one of {offered}")
-        self.folder = folder
+        self.weights = folder / "model.safetensors"
         self.bandwidth_kbps = float(bandwidth_kbps)  # 1 and 1.0 must give one card, and one hash
         self.codebooks = offered.index(bandwidth_kbps) + 2
         self.cardinalities = (self.config.top_level + 1, *[self.config.cardinality] * (self.codebooks - 1))
@@ -147,19 +147,9 @@ class SpectralCodec:
 
     @property
     def card(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "weights_sha256": weights_sha256(self.folder / "model.safetensors"),
-            "sample_rate_hz": self.policy.sample_rate_hz,
-            "channels": 1,
-            "frame_rate_hz": self.config.sample_rate_hz / self.config.hop,
-            "codebooks": self.codebooks,
-            "cardinality": list(self.cardinalities),
-            "bandwidth_kbps": self.bandwidth_kbps,
-            "clip_s": self.policy.duration_s,
-            "frames": self.frames,
-            "order": "flatten by time: cb0[t] cb1[t] ... cbK-1[t]; cb0 is the level",
-        }
+        order = "flatten by time: cb0[t] cb1[t] ... cbK-1[t]; cb0 is the level"
+        rate = self.config.sample_rate_hz / self.config.hop
+        return audio_card(self, rate, bandwidth_kbps=self.bandwidth_kbps, order=order)
 
     def read(self, path: Path) -> Audio:
         return read_audio(path, self.policy)

@@ -87,7 +87,7 @@ class TwoToneCodec:
         wanted = ((self.config.tones, 6), (self.config.masks, self.config.patch**2))
         if got != wanted or self.config.resolution % self.config.patch:
             raise CodecError(f"{folder}: codebooks are {got}, config.json says {wanted}; make it again")
-        self.folder = folder
+        self.weights = folder / "model.safetensors"
         self.cardinalities = (self.config.tones, self.config.masks)
         self.frames = (self.config.resolution // self.config.patch) ** 2
 
@@ -95,7 +95,7 @@ class TwoToneCodec:
     def card(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "weights_sha256": weights_sha256(self.folder / "model.safetensors"),
+            "weights_sha256": weights_sha256(self.weights),
             "resolution": self.config.resolution,
             "channels": 3,
             "codebooks": self.codebooks,

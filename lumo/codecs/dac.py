@@ -1,0 +1,69 @@
+"""DAC through transformers' `DacModel`: 16, 24 and 44.1 kHz.
+
+Source: Kumar et al. 2023, "High-fidelity audio compression with improved RVQGAN".
+
+Axes: b clip · samples · k codebook · t frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch.nn import functional as F
+from transformers import DacModel
+
+from lumo.codecs import CodecError, audio_card, check_clips
+from lumo.codecs.pretrained import load_pretrained
+from lumo.media import Audio, ClipPolicy, read_audio
+
+
+class DacCodec:
+    """Mono clips of one length, the first few of the model's codebooks.
+
+    folder: config.json and model.safetensors
+    codebooks: how many; fewer make fewer tokens and less fidelity
+    clip_s: seconds of every clip; encoded with silence up to a whole number of frames, which decoding takes away
+    Raises CodecError for more codebooks than there are.
+    """
+
+    name = "dac"
+
+    def __init__(self, folder: Path, codebooks: int, clip_s: float):
+        self.model = load_pretrained(DacModel, folder, "DAC")
+        config = self.model.config
+        if not 1 <= codebooks <= config.n_codebooks:
+            raise CodecError(f"{folder}: no {codebooks} codebooks, expected 1 to {config.n_codebooks}")
+        self.weights, self.codebooks = folder / "model.safetensors", codebooks
+        self.policy = ClipPolicy(config.sampling_rate, 1, float(clip_s))
+        self.cardinalities = (config.codebook_size,) * codebooks
+        self.frames = -(-self.policy.samples // config.hop_length)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        return audio_card(self, self.model.config.sampling_rate / self.model.config.hop_length)
+
+    def read(self, path: Path) -> Audio:
+        return read_audio(path, self.policy)
+
+    @torch.no_grad()
+    def encode(self, media: Sequence[Audio]) -> Int[np.ndarray, "b k t"]:
+        check_clips(media, self.policy)
+        samples = torch.from_numpy(np.stack([audio.samples for audio in media]))
+        silence = self.frames * self.model.config.hop_length - self.policy.samples
+        codes = self.model.encode(F.pad(samples, (0, silence)), n_quantizers=self.codebooks).audio_codes
+        return codes.numpy().astype(np.int64)
+
+    @torch.no_grad()
+    def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Audio]:
+        if codes.shape[1] != self.codebooks:
+            raise CodecError(f"codec 'audio' has {self.codebooks} codebooks, got {codes.shape[1]}")
+        samples = self.model.decode(audio_codes=torch.from_numpy(codes)).audio_values
+        # odd strides (24 kHz) give back a few samples less than went in
+        missing = max(0, self.policy.samples - samples.shape[-1])
+        samples = F.pad(samples, (0, missing))[:, None, : self.policy.samples]
+        return [Audio(clip, self.policy.sample_rate_hz) for clip in samples.numpy()]

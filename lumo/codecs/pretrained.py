@@ -1,0 +1,34 @@
+"""Codecs that transformers has: reading them from a folder, strictly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from lumo.codecs import CodecError
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+def load_pretrained(kind: type[Model], folder: Path, what: str) -> Model:
+    """A model from config.json and model.safetensors. Raises CodecError for another model's, and for weights that lack something."""
+    try:
+        # without a config transformers would go on with its default, one of the published models
+        said = json.loads((folder / "config.json").read_text())["model_type"]
+        if said != kind.config_class.model_type:
+            raise ValueError(f"config.json says model_type {said}, expected {kind.config_class.model_type}")
+        model, loaded = kind.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        if loaded["missing_keys"]:  # transformers would fill them with random numbers
+            raise ValueError(f"model.safetensors lacks {min(loaded['missing_keys'])}")
+        if loaded["unexpected_keys"]:
+            raise ValueError(f"model.safetensors has {min(loaded['unexpected_keys'])}, which the model hasn't")
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CodecError(f"{folder}: no {what} that can be read ({reason}); fetch or make it again") from error
+    return model.eval()
