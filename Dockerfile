@@ -26,6 +26,7 @@ RUN pip install --no-cache-dir --constraint /opt/torch-constraints.txt \
       "numpy>=2" \
       "pillow>=11" \
       "soundfile>=0.13" \
+      "soxr>=0.5" \
       "pydantic>=2.11" \
       "pyyaml>=6" \
       "jaxtyping>=0.3" \

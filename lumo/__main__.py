@@ -1,4 +1,4 @@
-"""The command line: `lumo report`, `lumo run 04`, `lumo train`, `lumo bench`, `lumo notebooks`. The same as `python -m lumo`."""
+"""The command line: `lumo report`, `lumo run 04`, `lumo train`, `lumo bench`, `lumo adopt`, `lumo notebooks`. The same as `python -m lumo`."""
 
 from __future__ import annotations
 
@@ -72,6 +72,27 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--profile", default="mini", help="whose model and batches are measured (%(default)s)")
     bench.add_argument("--out", type=Path, help="a JSON file for the figures")
     bench.set_defaults(command=_bench)
+
+    adopt = commands.add_parser("adopt", help="make a folder of your own pictures and sounds ready for a run")
+    adopt.add_argument("folder", type=Path, help="where the files lie")
+    adopt.add_argument(
+        "captions", type=Path, help="CSV or JSONL with file and caption (and id, license, source, subtype)"
+    )
+    adopt.add_argument("out", type=Path, help="a new folder for files of the codecs' size, the manifest and a profile")
+    adopt.add_argument("--profile", default="mini", help="whose codecs the files are for (%(default)s)")
+    adopt.add_argument(
+        "--fit", choices=("crop", "stretch"), default="crop", help="pictures of other proportions (%(default)s)"
+    )
+    adopt.add_argument(
+        "--long", choices=("first", "split"), default="first", help="sounds longer than a clip (%(default)s)"
+    )
+    adopt.add_argument(
+        "--golden", type=int, default=64, help="pictures, and sounds, kept for the golden suites (%(default)s)"
+    )
+    adopt.add_argument("--license", default="unknown", help="for rows that don't say (%(default)s)")
+    adopt.add_argument("--source", default="mine", help="what the data is called (%(default)s)")
+    adopt.add_argument("--subtype", choices=("speech", "sfx", "music"), help="of sounds whose row doesn't say")
+    adopt.set_defaults(command=_adopt)
 
     commands.add_parser("notebooks", help="list the notebooks").set_defaults(command=_notebooks)
     return parser
@@ -154,6 +175,25 @@ def _bench(options: argparse.Namespace) -> None:
     if options.out:
         figures = {"machine": machine} | {c.name: c.as_dict() for c in comparisons}
         print("figures:", write_atomically(options.out, json.dumps(figures, indent=2) + "\n"))
+
+
+def _adopt(options: argparse.Namespace) -> None:
+    from lumo import show, stages
+    from lumo.params import load_profile
+
+    profile = load_profile(_profile(options))
+    folder, captions, out = (path.expanduser().resolve() for path in (options.folder, options.captions, options.out))
+    asked = {key: getattr(options, key) for key in ("fit", "long", "golden", "license", "source", "subtype")}
+    with show.Live("files") as live:
+        result, written = stages.adopt(
+            profile, folder, captions, out, lambda done, of: live.update({"rows": f"{done} of {of}"}), **asked
+        )
+    print(show.facts({**result.rows, **result.done, "rows left out": len(result.left_out)}).text)
+    for line in result.left_out[:10]:
+        print(line, file=sys.stderr)
+    if len(result.left_out) > 10:
+        print(f"and {len(result.left_out) - 10} more, in {out / 'left_out.txt'}", file=sys.stderr)
+    print(f"manifest: {result.manifest}\nnext: lumo report --profile {written}")
 
 
 def _notebooks(options: argparse.Namespace) -> None:

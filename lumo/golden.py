@@ -75,16 +75,18 @@ def choose(samples: Sequence[Sample], task: str, count: int) -> list[Sample]:
     return [sample for turn in turns for sample in turn][:count]
 
 
-def frozen(path: Path, samples: Sequence[Sample], count: int, space: TokenSpace) -> dict[str, list[Sample]]:
-    """The suites of all tasks: read from `path` if they are there in this number, chosen and written otherwise.
+def frozen(
+    path: Path, samples: Sequence[Sample], count: int, space: TokenSpace, tasks: Sequence[str] = tuple(TASKS)
+) -> dict[str, list[Sample]]:
+    """The suites of some tasks: read from `path` if they are there in this number, chosen and written otherwise.
 
     Raises GoldenError for too few samples, SpaceError for suites of another token space.
     """
     if path.exists():
         suites = thaw(path, space)
-        if all(len(cases) == count for cases in suites.values()) and suites.keys() == TASKS.keys():
+        if all(len(cases) == count for cases in suites.values()) and suites.keys() == set(tasks):
             return suites
-    suites = {name: choose(samples, name, count) for name in TASKS}
+    suites = {name: choose(samples, name, count) for name in tasks}
     space.save(path.parent)
     write_atomically(path, _as_json(suites, space))
     return suites

@@ -156,6 +156,11 @@ class Profile(Section):
     golden: Golden = Golden()
     ablation: Ablation
 
+    @property
+    def tasks(self) -> list[str]:
+        """What stage 4 trains, and what is then measured: one's own data may have no pictures, or no sounds."""
+        return [name for name, rate in self.stage4.rates.items() if rate]
+
 
 def deep_merge(base: dict, overrides: dict) -> dict:
     """Overrides into base, dictionary by dictionary; neither is changed.

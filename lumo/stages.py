@@ -1,4 +1,4 @@
-"""Whole stages without a notebook around them: for several processes, and for machines without JupyterLab."""
+"""Whole stages without a notebook around them: for several processes, for machines without JupyterLab, for one's own data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lumo import parallel
+from lumo.codecs import load_codecs
+from lumo.datasets import folder as own
+from lumo.files import write_atomically
 from lumo.machine import device_of
 from lumo.model import load_model
 from lumo.params import Profile
@@ -41,3 +46,35 @@ def stage4(profile: Profile, artifacts: Path, show: Callable[[Progress], None]) 
     mixture = Mixture(params.rates, params.ramp_steps)
     feed = Feed(pools, mixture, params.tokens_per_batch, space, profile.seed, params.corruption)
     return train(model, feed, params, artifacts / "stage4", profile.seed, show)
+
+
+def adopt(
+    profile: Profile,
+    folder: Path,
+    captions: Path,
+    out: Path,
+    show: Callable[[int, int], None] = lambda done, of: None,
+    **how: Any,
+) -> tuple[own.Adopted, Path]:
+    """Make a folder of pictures and sounds ready for this profile's codecs; see `datasets.folder.adopt`.
+
+    how: fields of `datasets.folder.Adoption` but for the sizes, which are the codecs'
+    Beside the manifest it writes `profile.yaml`, this profile with the manifest and the tasks that the data has, and `left_out.txt`.
+    Returns what was adopted, and the profile's path. Raises ManifestError, CodecError and ParamsError.
+    """
+    codecs = load_codecs(profile.codecs)
+    side = codecs.image.card["resolution"]
+    wanted = own.Adoption((side, side), codecs.audio.policy, **how)
+    result = own.adopt(folder, captions, out, wanted, show)
+    write_atomically(out / "left_out.txt", "".join(f"{line}\n" for line in result.left_out))
+    content = profile.model_dump(mode="json") | {"profile": wanted.source}
+    content["data"] |= {"manifest": str(result.manifest), "golden_source": wanted.golden_source}
+    letters = {"i": "image", "a": "audio"}
+    kept = [result.rows[f"{medium} golden"] for medium in letters.values() if result.rows[medium]]
+    content["golden"]["cases"] = max(1, min(content["golden"]["cases"], *kept))
+    for stage in ("warm_start", "stage4"):
+        rates = content[stage]["rates"]
+        content[stage]["rates"] = {
+            name: rate for name, rate in rates.items() if all(result.rows[letters[x]] for x in name if x in letters)
+        }
+    return result, write_atomically(out / "profile.yaml", yaml.safe_dump(content, sort_keys=False))

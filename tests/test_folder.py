@@ -1,0 +1,236 @@
+"""One's own folder: what is done to files is counted, what can't be used is named, and nothing leaves its place."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image as PILImage
+from refusals import refused
+
+from lumo import stages
+from lumo.codecs import load_codecs
+from lumo.datasets.folder import Adoption, adopt, clips_of, fitted
+from lumo.datasets.manifest import ManifestError, read_manifest
+from lumo.media import Audio, ClipPolicy, Image, read_audio, read_image
+from lumo.params import load_profile
+
+HOW = Adoption((64, 64), ClipPolicy(16_000, 1, 1.0), golden=2)
+
+
+def tone(hz: float, seconds: float, rate: int, channels: int = 1) -> np.ndarray:
+    """[samples c]"""
+    wave = 0.3 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)
+    return np.repeat(wave[:, None], channels, axis=1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five sounds and five pictures, none of them as the codecs want it."""
+    folder = tmp_path / "media"
+    (folder / "deep er").mkdir(parents=True)
+    for n in range(5):
+        rate = (8000, 22_050, 44_100, 48_000, 16_000)[n]
+        soundfile.write(folder / f"s{n}.wav", tone(300 + 50 * n, 0.5 + 0.5 * n, rate, 1 + n % 2), rate)
+        PILImage.new("RGB", (40 + 30 * n, 90), (50 * n, 20, 30)).save(folder / "deep er" / f"p{n}.jpg")
+    return folder
+
+
+LINES = [{"file": f"s{n}.wav", "caption": f"tone {n}"} for n in range(5)]
+LINES += [{"file": f"deep er/p{n}.jpg", "caption": f"a sheet, number {n}"} for n in range(5)]
+
+
+def table(path, lines, columns=("file", "caption")):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    else:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(lines)
+        path.write_text(text.getvalue(), encoding="utf-8-sig")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_folder_becomes_files_that_the_codecs_take(folder, tmp_path, kind):
+    out = tmp_path / "out"
+    result = adopt(folder, table(tmp_path / f"captions.{kind}", LINES), out, HOW)
+    assert not result.left_out and (result.rows["audio"], result.rows["image"]) == (5, 5)
+    assert result.done == {"sounds mixed": 2, "sounds resampled": 4, "sounds cut": 3, "clips padded with silence": 1,
+                           "sounds split": 0, "pictures resized": 5, "pictures cropped": 5}  # fmt: skip
+    rows, left_out = read_manifest(result.manifest)
+    assert len(rows) == 10 and not left_out
+    assert [row.text.caption for row in rows] == [line["caption"] for line in LINES]
+    for row in rows:
+        for medium, file in row.modalities.items():
+            if medium == "image":
+                read_image(out / file.path, HOW.resolution)
+            else:
+                read_audio(out / file.path, HOW.clips)
+    golden = [row for row in rows if row.source == HOW.golden_source]
+    assert [sum(row.task == task for row in golden) for task in ("a2t", "i2t")] == [1, 1]  # a fifth, two at the most
+    assert {row.source for row in rows} == {"mine", "mine-golden"}
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.sampled_from([8000, 11_025, 22_050, 32_000, 44_100, 48_000]), st.sampled_from([1, 2]), st.floats(0.2, 2.7),
+    st.sampled_from([1, 2]), st.floats(150, 3000),
+)  # fmt: skip
+def test_a_tone_keeps_its_pitch_and_its_level(rate, channels, seconds, wanted, hz):
+    how = Adoption((64, 64), ClipPolicy(16_000, wanted, 1.0))
+    (clip,) = clips_of(Audio(tone(hz, seconds, rate, channels).T.astype(np.float32), rate), how, Counter())
+    assert clip.samples.shape == (wanted, 16_000)
+    length = min(16_000, int(seconds * 16_000))
+    middle = clip.samples[0, length // 4 : 3 * length // 4]
+    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle)), 2**16))
+    assert abs(np.argmax(spectrum) * 16_000 / 2**16 - hz) < 3
+    assert np.isclose(np.sqrt(2 * np.mean(middle**2)), 0.3, rtol=0.1)
+    assert np.abs(clip.samples[:, length + 100 :]).max(initial=0) == 0
+
+
+@pytest.mark.parametrize(("seconds", "parts"), [(0.4, 1), (1.4, 1), (1.6, 2), (3.0, 3), (3.4, 3), (3.6, 4)])
+def test_a_long_sound_is_split_into_all_its_parts(seconds, parts):
+    how = Adoption((64, 64), ClipPolicy(16_000, 1, 1.0), long="split")
+    audio = Audio(np.random.default_rng(0).uniform(-0.5, 0.5, (1, round(seconds * 16_000))).astype(np.float32), 16_000)
+    clips = clips_of(audio, how, Counter())
+    assert len(clips) == parts
+    joined = np.concatenate([clip.samples for clip in clips], axis=1)
+    kept = min(joined.shape[1], audio.samples.shape[1])
+    assert np.array_equal(joined[:, :kept], audio.samples[:, :kept]) and not joined[:, kept:].any()
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 200), st.integers(1, 200), st.sampled_from(["crop", "stretch"]))
+def test_any_picture_fits(height, width, fit):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    assert fitted(Image(pixels), Adoption((32, 48), HOW.clips, fit=fit), Counter()).resolution == (32, 48)
+
+
+def test_cropping_keeps_the_middle_and_stretching_keeps_all():
+    pixels = np.zeros((64, 192, 3), np.uint8)
+    pixels[:, :64, 0], pixels[:, 64:128, 1], pixels[:, 128:, 2] = 255, 255, 255
+    cropped = fitted(Image(pixels), HOW, Counter()).pixels
+    assert (cropped == (0, 255, 0)).all()
+    stretched = fitted(Image(pixels), Adoption((64, 64), HOW.clips, fit="stretch"), Counter()).pixels
+    assert [stretched[32, column].argmax() for column in (5, 32, 58)] == [0, 1, 2]
+
+
+def test_what_is_there_is_kept_and_what_changed_is_made_again(folder, tmp_path):
+    out, captions = tmp_path / "out", table(tmp_path / "captions.csv", LINES)
+    first = adopt(folder, captions, out, HOW)
+    written = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*.png")}
+    soundfile.write(folder / "s0.wav", tone(900, 1.0, 16_000), 16_000)
+    second = adopt(folder, captions, out, HOW)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*.png")} == written
+    assert second.done["sounds resampled"] == first.done["sounds resampled"] - 1
+    clean = adopt(folder, captions, tmp_path / "clean", HOW)
+    same = {path.relative_to(out): path.read_bytes() for path in out.rglob("*.wav")}
+    assert same == {p.relative_to(tmp_path / "clean"): p.read_bytes() for p in (tmp_path / "clean").rglob("*.wav")}
+    assert clean.manifest.read_bytes() == second.manifest.read_bytes()
+
+
+def test_another_way_is_not_mixed_in(folder, tmp_path):
+    captions = table(tmp_path / "captions.csv", LINES)
+    adopt(folder, captions, tmp_path / "out", HOW)
+    other = Adoption((32, 32), HOW.clips, fit="stretch", golden=2)
+    with refused(ManifestError, f"{tmp_path / 'out'}: was made with another fit, resolution; choose another folder"):
+        adopt(folder, captions, tmp_path / "out", other)
+
+
+def test_several_captions_of_one_file_are_several_rows(folder, tmp_path):
+    lines = [{"file": "s1.wav", "caption": text} for text in ("one", "two", "one")]
+    result = adopt(folder, table(tmp_path / "c.csv", lines), tmp_path / "out", HOW)
+    rows, _ = read_manifest(result.manifest)
+    assert [row.text.caption for row in rows] == ["one", "two"]
+    assert len({row.modalities.audio.path for row in rows}) == 1
+    assert len(result.left_out) == 1 and "stands there twice" in result.left_out[0]
+
+
+def bad_sound(samples):
+    data = io.BytesIO()
+    soundfile.write(data, samples, 16_000, format="WAV", subtype="FLOAT")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ({"file": "../out.wav", "caption": "x"}, "leaves the manifest's folder"),
+        ({"file": "/etc/passwd", "caption": "x"}, "leaves the manifest's folder"),
+        ({"file": "none.wav", "caption": "x"}, "can't be read"),
+        ({"file": "notes.txt", "caption": "x"}, "neither a picture nor a sound by its name"),
+        ({"file": "s1.wav", "caption": "  "}, "no caption"),
+        ({"file": "", "caption": "x"}, "no file"),
+        ({"file": "s1.wav", "caption": "bell\x07"}, "control characters"),
+        ({"file": "s1.wav", "caption": "half \ud800"}, "halves of characters"),
+        ({"file": "silent.wav", "caption": "x"}, "silent (below -80 dBFS)"),
+        ({"file": "nan.wav", "caption": "x"}, "not finite"),
+        ({"file": "empty.png", "caption": "x"}, "empty file"),
+        ({"file": "lie.png", "caption": "x"}, "no picture format known here"),
+        ({"file": "cut.wav", "caption": "x"}, "truncated"),
+    ],
+)
+def test_a_row_that_cant_be_used_is_named_and_stops_nothing(folder, tmp_path, line, reason):
+    (folder / "silent.wav").write_bytes(bad_sound(np.zeros(16_000)))
+    (folder / "nan.wav").write_bytes(bad_sound(np.full(16_000, np.nan)))
+    (folder / "empty.png").touch()
+    (folder / "lie.png").write_bytes(b"no picture")
+    (folder / "cut.wav").write_bytes((folder / "s4.wav").read_bytes()[:999])
+    result = adopt(folder, table(tmp_path / "c.jsonl", [*LINES, line]), tmp_path / "out", HOW)
+    assert sum(result.rows[medium] for medium in ("audio", "image")) == 10
+    (told,) = result.left_out
+    assert told.startswith("c.jsonl:11: ") and reason in told and "\n" not in told
+
+
+@pytest.mark.parametrize("text", ["", "path,caption\na,b\n", "file\na\n"])
+def test_a_table_without_its_columns_is_refused(tmp_path, text):
+    (tmp_path / "c.csv").write_text(text)
+    with refused(ManifestError, f"{tmp_path / 'c.csv'}: no column", "expected a header such as file,caption"):
+        adopt(tmp_path, tmp_path / "c.csv", tmp_path / "out", HOW)
+
+
+def test_a_table_of_nothing_is_refused(folder, tmp_path):
+    with refused(ManifestError, "no row can be used (the table is empty)"):
+        adopt(folder, table(tmp_path / "c.csv", []), tmp_path / "out", HOW)
+    with refused(ManifestError, "no row can be used (the first reason: c.jsonl:1: not JSON"):
+        (tmp_path / "c.jsonl").write_text("{\n")
+        adopt(folder, tmp_path / "c.jsonl", tmp_path / "out2", HOW)
+    with refused(ManifestError, "can't be read"):
+        adopt(folder, tmp_path / "none.csv", tmp_path / "out", HOW)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=40) | st.text(st.characters(), max_size=9))
+def test_captions_of_any_script_come_through(folder, tmp_path_factory, caption):
+    place = tmp_path_factory.mktemp("any")
+    captions = place / "c.jsonl"
+    captions.write_text(json.dumps({"file": "s4.wav", "caption": "first"}) + "\n"
+                        + json.dumps({"file": "s4.wav", "caption": caption}) + "\n")  # fmt: skip
+    result = adopt(folder, captions, place / "out", HOW)
+    rows, left_out = read_manifest(result.manifest)
+    assert not left_out and len(rows) + len(result.left_out) == 2
+    if len(rows) == 2:
+        assert rows[1].text.caption == " ".join(caption.split())
+
+
+def test_a_profile_for_it_is_written(folder, tmp_path):
+    profile = load_profile("smoke")
+    captions = table(tmp_path / "captions.csv", LINES[:5])
+    result, path = stages.adopt(profile, folder, captions, tmp_path / "out", golden=1, license="CC0-1.0")
+    mine = load_profile(str(path))
+    assert mine.tasks == ["a2t", "t2a"] and [*mine.warm_start.rates] == ["a2t"]
+    assert (mine.profile, mine.data.golden_source, mine.golden.cases) == ("mine", "mine-golden", 1)
+    rows, _ = read_manifest(result.manifest)
+    codec = load_codecs(mine.codecs).audio
+    for row in rows:
+        codec.encode([codec.read(tmp_path / "out" / row.modalities.audio.path)])
+    assert {row.license for row in rows} == {"CC0-1.0"}
