@@ -1,4 +1,4 @@
-"""The command line: `lumo report`, `lumo run 04`, `lumo train`, `lumo bench`, `lumo adopt`, `lumo notebooks`. The same as `python -m lumo`."""
+"""The command line: `lumo report`, `lumo run 04`, `lumo train`, `lumo bench`, `lumo plan`, `lumo adopt`, `lumo notebooks`. The same as `python -m lumo`."""
 
 from __future__ import annotations
 
@@ -72,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--profile", default="mini", help="whose model and batches are measured (%(default)s)")
     bench.add_argument("--out", type=Path, help="a JSON file for the figures")
     bench.set_defaults(command=_bench)
+
+    plan = commands.add_parser(
+        "plan", help="what a run will need: tokens, drops, memory, time, disk; refuses what can't fit"
+    )
+    _shared_options(plan)
+    plan.add_argument("--rate", type=float, help="tokens a second in stage 4; measured in ten steps if not given")
+    plan.set_defaults(command=_plan)
 
     adopt = commands.add_parser("adopt", help="make a folder of your own pictures and sounds ready for a run")
     adopt.add_argument("folder", type=Path, help="where the files lie")
@@ -175,6 +182,29 @@ def _bench(options: argparse.Namespace) -> None:
     if options.out:
         figures = {"machine": machine} | {c.name: c.as_dict() for c in comparisons}
         print("figures:", write_atomically(options.out, json.dumps(figures, indent=2) + "\n"))
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from lumo import plan, show
+    from lumo.machine import device_of, use_threads
+    from lumo.params import load_profile
+
+    profile = load_profile(_profile(options), _overrides(options))
+    use_threads(profile.threads)
+    forecast = plan.forecast(profile, options.rate)
+
+    def sizes(parts: dict[str, int], whole: str) -> str:
+        return show.facts(
+            {name: show.size(count) for name, count in (parts | {whole: sum(parts.values())}).items()}
+        ).text
+
+    print(show.facts({f"tokens of one {name}": count for name, count in forecast.media.items()}).text, end="\n\n")
+    print(show.table([{"task": name, **row} for name, row in forecast.tasks.items()]).text, end="\n\n")
+    print(sizes(forecast.memory, "memory at the peak"), end="\n\n")
+    print(sizes(forecast.disk, "disk"), end="\n\n")
+    minutes = {f"{stage}, minutes": seconds / 60 for stage, seconds in forecast.seconds.items()}
+    print(show.facts({"tokens a second": forecast.rate} | minutes).text)
+    plan.check(forecast, device_of(profile.device))
 
 
 def _adopt(options: argparse.Namespace) -> None:

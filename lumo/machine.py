@@ -45,6 +45,20 @@ def memory_bytes(device: str) -> int | None:
     return torch.cuda.memory_allocated() if device == "cuda" else status_bytes("VmRSS")
 
 
+def free_bytes(device: str) -> int | None:
+    """What a run may still take of the device's memory; None where the system doesn't tell. On machines whose GPU shares the
+    processor's memory (DGX Spark) CUDA's own figure leaves out what the system would give back, so the smaller view is not taken."""
+    available = None
+    if sys.platform.startswith("linux"):
+        (line,) = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:")]
+        available = int(line.split()[1]) * 1024
+    if device != "cuda":
+        return available
+    free = torch.cuda.mem_get_info()[0]
+    shared = torch.cuda.get_device_properties(0).is_integrated
+    return max(free, available or 0) if shared else free
+
+
 def status_bytes(key: str) -> int | None:
     """A size from Linux's account of this process, such as VmRSS or VmHWM; None elsewhere."""
     if not sys.platform.startswith("linux"):

@@ -152,22 +152,17 @@ def _write_shard(
     progress: Callable[[int], None],
 ) -> dict[str, Any]:
     left_out: list[str] = []
+    samples = list(tokenise(rows, base, tokenizer, left_out, progress))
     tokens: Counter[str] = Counter()
-    samples = 0
-    buffer = io.BytesIO()
-    # fixed times, owners and member order: the same input gives the same bytes
-    with webdataset.TarWriter(buffer, encoder=False, mtime=0, user="lumo", group="lumo") as tar:
-        for sample in tokenise(rows, base, tokenizer, left_out, progress):
-            tar.write(_pack(sample, samples))
-            samples += 1
-            tokens.update({modality: len(ids) for modality, ids in sample.ids.items()})
-    data = buffer.getvalue()
+    for sample in samples:
+        tokens.update({modality: len(ids) for modality, ids in sample.ids.items()})
+    data = tar_of(samples)
     write_atomically(stem.with_suffix(".tar"), data)
     card = {
         "name": f"{stem.name}.tar",
         "sha256": hashlib.sha256(data).hexdigest(),
         "fingerprint": fingerprint,
-        "samples": samples,
+        "samples": len(samples),
         "tokens": dict(tokens),
         "left_out": left_out,
     }
@@ -207,6 +202,16 @@ def tokenise(
             row = chunk[at]
             yield Sample(row.id, lines | {"text": tokenizer.encode_text(row.text.caption)}, row.model_dump(mode="json"))
         progress(min(start + batch, len(rows)))
+
+
+def tar_of(samples: list[Sample]) -> bytes:
+    """A shard's bytes."""
+    buffer = io.BytesIO()
+    # fixed times, owners and member order: the same input gives the same bytes
+    with webdataset.TarWriter(buffer, encoder=False, mtime=0, user="lumo", group="lumo") as tar:
+        for number, sample in enumerate(samples):
+            tar.write(_pack(sample, number))
+    return buffer.getvalue()
 
 
 def _pack(sample: Sample, number: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from lumo.show.page import Page, beside, escape, note, stack
 from lumo.show.pictures import grid, picture
 from lumo.show.sounds import player, spectrogram
 from lumo.show.strip import ids_strip
-from lumo.show.tables import facts, table
+from lumo.show.tables import facts, size, table
 from lumo.show.verdicts import Gate, gates, verdict
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "note",
     "picture",
     "player",
+    "size",
     "spectrogram",
     "stack",
     "table",

@@ -103,6 +103,18 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
+def size(count: int) -> str:
+    """Bytes as one reads them.
+
+    >>> size(812), size(3 * 2**20), size(5 * 2**30)
+    ('812 B', '3.0 MiB', '5.0 GiB')
+    """
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} B"
+
+
 def is_bool(value: Any) -> bool:
     """Whether the value is Python's or numpy's own boolean."""
     return isinstance(value, bool | np.bool_)
