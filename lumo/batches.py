@@ -6,6 +6,7 @@ Axes: b row · s step in a row · _ any number.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -104,14 +105,16 @@ def _best_fit(lengths: Sequence[int], capacity: int) -> tuple[list[list[int]], i
     """Indices of sequences for each row, longest first and each into the fullest row that has room; and the fullest row's length."""
     rows: list[list[int]] = []
     used: list[int] = []
+    free: list[tuple[int, int]] = []  # room and row, least room first
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        fitting = [row for row in range(len(rows)) if used[row] + lengths[i] <= capacity]
-        if fitting:
-            row = max(fitting, key=lambda row: used[row])
+        at = bisect_left(free, (lengths[i], 0))
+        if at < len(free):
+            row = free.pop(at)[1]
         else:
             row = len(rows)
             rows.append([])
             used.append(0)
         rows[row].append(i)
         used[row] += lengths[i]
+        insort(free, (capacity - used[row], row))
     return rows, max(used)

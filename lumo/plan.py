@@ -36,7 +36,8 @@ from lumo.tokenizer import UnifiedTokenizer, load_tokenizer
 from lumo.training import Feed, task_weights
 
 FP32 = 4
-STEPS_LOOKED_AT = 40
+STEPS_LOOKED_AT = 40  # fewer where a step has many tokens
+TOKENS_LOOKED_AT = 2**19
 # Of the activations: gradients in flight, and freed blocks that don't fit what comes next. Measured with glibc on the mini profile with 768 to
 # 6,144 tokens a batch, where it put the peak within 4 % each time; for CUDA's own allocator it is a guess.
 SLACK = {"cpu": 1.1, "cuda": 0.3}
@@ -140,7 +141,8 @@ def _feed(profile: Profile, samples: list[Sample], tokenizer: UnifiedTokenizer, 
 
 def _look(feed: Feed, steps: int) -> dict[str, float]:
     """Means over some steps of a run; of `computed`, `row` and `supervised` the largest that were seen."""
-    batches = [feed.at(step) for step in range(0, steps, max(1, steps // STEPS_LOOKED_AT))]
+    looks = max(4, min(STEPS_LOOKED_AT, TOKENS_LOOKED_AT // feed.tokens_per_batch))
+    batches = [feed.at(step) for step in range(0, steps, max(1, steps // looks))]
     largest = max(batches, key=lambda batch: batch.input_ids.numel() * (1 + batch.input_ids.shape[1] / 900))
     return {
         "tokens": statistics.fmean(batch.tokens for batch in batches),
