@@ -218,7 +218,7 @@ def _adopt(options: argparse.Namespace) -> None:
         result, written = stages.adopt(
             profile, folder, captions, out, lambda done, of: live.update({"rows": f"{done} of {of}"}), **asked
         )
-    print(show.facts({**result.rows, **result.done, "rows left out": len(result.left_out)}).text)
+    print(show.facts({**result.rows, **+result.done, "rows left out": len(result.left_out)}).text)
     for line in result.left_out[:10]:
         print(line, file=sys.stderr)
     if len(result.left_out) > 10:

@@ -631,10 +631,17 @@ def test_cases_say_why_they_failed():
     assert failures == [(), ("nothing generated",), ("pitch",), ()]
 
 
+def test_only_what_was_judged_is_called_good():
+    right, wrong = make_cases()[0], make_cases()[2]
+    assert cases_table([right, right]).text.startswith("t2i: all 2 good\n")
+    assert cases_table([right, wrong]).text.startswith("t2i: all 1 good, t2a: 1 of 1 failed\n")
+    assert cases_table([]).text.startswith("no cases\n")
+
+
 def test_the_table_of_cases_has_all_media_and_marks_failures():
     page = cases_table(make_cases())
     reader = read(page)
-    assert page.text.startswith("t2i: 1 of 2 failed, t2a: 1 of 1 failed, a2t: all 1 good\n")
+    assert page.text.startswith("t2i: 1 of 2 failed, t2a: 1 of 1 failed, a2t: all 1 decoded, not judged\n")
     assert len(reader.sources("audio")) == 4  # three of t2a, the prompt of a2t
     pictures = [source for source in reader.sources("img") if source.startswith("data:image/png")]
     assert len(pictures) == 5 and len(reader.sources("img")) == 9  # and four spectrograms
@@ -650,7 +657,7 @@ def test_the_table_of_cases_has_all_media_and_marks_failures():
 def test_a_limited_table_shows_failures_first_and_says_what_it_leaves_out():
     page = cases_table(make_cases(), limit=1)
     assert page.text.startswith(
-        "t2i: 1 of 2 failed, t2a: 1 of 1 failed, a2t: all 1 good; 3 of 4 shown, failures first\n"
+        "t2i: 1 of 2 failed, t2a: 1 of 1 failed, a2t: all 1 decoded, not judged; 3 of 4 shown, failures first\n"
     )
     assert "a small red circle 1" in page.text and "a small red circle 0" not in page.text
     assert cases_table([]).text.startswith("no cases")
