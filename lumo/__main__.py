@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "plan", help="what a run will need: tokens, drops, memory, time, disk; refuses what can't fit"
     )
     _shared_options(plan)
-    plan.add_argument("--rate", type=float, help="tokens a second in stage 4; measured in ten steps if not given")
+    plan.add_argument("--rate", type=_positive, help="tokens a second in stage 4; measured in ten steps if not given")
     plan.set_defaults(command=_plan)
 
     adopt = commands.add_parser("adopt", help="make a folder of your own pictures and sounds ready for a run")
@@ -103,6 +103,13 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("notebooks", help="list the notebooks").set_defaults(command=_notebooks)
     return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
 
 
 def _shared_options(parser: argparse.ArgumentParser) -> None:

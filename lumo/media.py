@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from jaxtyping import Float32, UInt8
+from PIL import ExifTags, ImageOps, UnidentifiedImageError
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 
 # libsndfile reads many more, and shortens a cut one in silence; a cut Ogg is shorter too, which the policy tells
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
@@ -88,7 +88,7 @@ class ClipPolicy:
 
 
 def read_image(path: Path | str, resolution: tuple[int, int] | None = None) -> Image:
-    """Read a PNG, JPEG or WebP as RGB.
+    """Read a PNG, JPEG or WebP as RGB, as a viewer shows it: the right way up, transparency over white, 16 bits as 8.
 
     resolution: (height, width) that the file must have; None takes any.
     Raises MediaError.
@@ -102,14 +102,16 @@ def read_image(path: Path | str, resolution: tuple[int, int] | None = None) -> I
             PILImage.open(io.BytesIO(data), formats=PICTURE_FORMATS).verify()
         with PILImage.open(io.BytesIO(data), formats=PICTURE_FORMATS) as file:
             # checked before the pixels are decoded: the header alone tells, and a bomb is never unpacked
-            if resolution and (file.height, file.width) != tuple(resolution):
+            turned = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+            width, height = (file.height, file.width) if turned else (file.width, file.height)
+            if resolution and (height, width) != tuple(resolution):
                 raise MediaError(
-                    f"{path}: picture is {file.width}x{file.height} pixels, "
+                    f"{path}: picture is {width}x{height} pixels, "
                     f"expected {resolution[1]}x{resolution[0]}; resize it first"
                 )
             if file.format == "PNG" and PNG_END not in data:
                 raise MediaError(f"{path}: truncated, expected a PNG up to its end mark; export it again")
-            pixels = np.asarray(file.convert("RGB"), dtype=np.uint8)
+            pixels = np.asarray(_rgb(ImageOps.exif_transpose(file)), dtype=np.uint8)
     except MediaError:
         raise
     except (
@@ -125,6 +127,17 @@ def read_image(path: Path | str, resolution: tuple[int, int] | None = None) -> I
             f"{path}: not a readable picture ({reason}); expected PNG, JPEG or WebP; export it again"
         ) from error
     return Image(np.ascontiguousarray(pixels))
+
+
+def _rgb(picture: PILImage.Image) -> PILImage.Image:
+    if picture.mode.startswith("I"):  # 16 bits: Pillow's own conversion clips at 255
+        return PILImage.fromarray(
+            (np.asarray(picture, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8)
+        ).convert("RGB")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        return PILImage.alpha_composite(PILImage.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGB")
 
 
 def read_audio(path: Path | str, policy: ClipPolicy | None = None) -> Audio:

@@ -53,7 +53,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which row goes where: the split is a hash of the id, but for rows of `golden_source`, which are kept for the golden suites."""
+    """Which row goes where: the split is a hash of the id, but for rows of `golden_source`, which are kept for the golden suites.
+
+    Rows whose media say the same `meta.group` (several captions, or parts, of one file) go the same way.
+    """
 
     eval_share: float
     golden_source: str
@@ -62,7 +65,8 @@ class Plan:
     def split(self, row: Row) -> str:
         if row.source == self.golden_source:
             return "golden"
-        return "eval" if unit_hash(row.id) < self.eval_share else "train"
+        groups = [str(medium.meta["group"]) for _, medium in row.modalities.items() if "group" in medium.meta]
+        return "eval" if unit_hash(groups[0] if groups else row.id) < self.eval_share else "train"
 
 
 def unit_hash(text: str) -> float:

@@ -59,22 +59,27 @@ def adopt(
     """Make a folder of pictures and sounds ready for this profile's codecs; see `datasets.folder.adopt`.
 
     how: fields of `datasets.folder.Adoption` but for the sizes, which are the codecs'
-    Beside the manifest it writes `profile.yaml`, this profile with the manifest and the tasks that the data has, and `left_out.txt`.
+    Beside the manifest it writes `left_out.txt` and, unless there is one, `profile.yaml`: this profile with the manifest and the tasks that the data has.
     Returns what was adopted, and the profile's path. Raises ManifestError, CodecError and ParamsError.
     """
     codecs = load_codecs(profile.codecs)
-    side = codecs.image.card["resolution"]
-    wanted = own.Adoption((side, side), codecs.audio.policy, **how)
+    wanted = own.Adoption.of(codecs, **how)
     result = own.adopt(folder, captions, out, wanted, show)
     write_atomically(out / "left_out.txt", "".join(f"{line}\n" for line in result.left_out))
     content = profile.model_dump(mode="json") | {"profile": wanted.source}
     content["data"] |= {"manifest": str(result.manifest), "golden_source": wanted.golden_source}
     letters = {"i": "image", "a": "audio"}
     kept = [result.rows[f"{medium} golden"] for medium in letters.values() if result.rows[medium]]
-    content["golden"]["cases"] = max(1, min(content["golden"]["cases"], *kept))
+    content["golden"]["cases"] = min(content["golden"]["cases"], *kept)
+    # some rows of each medium for the curves and ablations on data that was never trained on
+    fewest = min(result.rows[medium] for medium in letters.values() if result.rows[medium])
+    content["data"]["eval_share"] = max(content["data"]["eval_share"], min(0.3, 12 / fewest))
     for stage in ("warm_start", "stage4"):
         rates = content[stage]["rates"]
         content[stage]["rates"] = {
             name: rate for name, rate in rates.items() if all(result.rows[letters[x]] for x in name if x in letters)
         }
-    return result, write_atomically(out / "profile.yaml", yaml.safe_dump(content, sort_keys=False))
+    path = out / "profile.yaml"
+    if not path.exists():  # one that is there may have been edited
+        write_atomically(path, yaml.safe_dump(content, sort_keys=False))
+    return result, path

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -17,10 +19,11 @@ from refusals import refused
 
 from lumo import stages
 from lumo.codecs import load_codecs
-from lumo.datasets.folder import Adoption, adopt, clips_of, fitted
+from lumo.datasets.folder import Adoption, _keep_golden, adopt, clips_of, fitted
 from lumo.datasets.manifest import ManifestError, read_manifest
 from lumo.media import Audio, ClipPolicy, Image, read_audio, read_image
 from lumo.params import load_profile
+from lumo.shards import Plan
 
 HOW = Adoption((64, 64), ClipPolicy(16_000, 1, 1.0), golden=2)
 
@@ -65,7 +68,7 @@ def test_a_folder_becomes_files_that_the_codecs_take(folder, tmp_path, kind):
     result = adopt(folder, table(tmp_path / f"captions.{kind}", LINES), out, HOW)
     assert not result.left_out and (result.rows["audio"], result.rows["image"]) == (5, 5)
     assert result.done == {"sounds mixed": 2, "sounds resampled": 4, "sounds cut": 3, "clips padded with silence": 1,
-                           "sounds split": 0, "pictures resized": 5, "pictures cropped": 5}  # fmt: skip
+                           "sounds split": 0, "pictures resized": 5, "pictures cropped": 5, "clips louder than full scale, clipped": 0}  # fmt: skip
     rows, left_out = read_manifest(result.manifest)
     assert len(rows) == 10 and not left_out
     assert [row.text.caption for row in rows] == [line["caption"] for line in LINES]
@@ -138,20 +141,115 @@ def test_what_is_there_is_kept_and_what_changed_is_made_again(folder, tmp_path):
     assert clean.manifest.read_bytes() == second.manifest.read_bytes()
 
 
-def test_another_way_is_not_mixed_in(folder, tmp_path):
+def test_another_way_makes_the_files_again(folder, tmp_path):
     captions = table(tmp_path / "captions.csv", LINES)
+    other = Adoption((32, 32), ClipPolicy(8000, 1, 0.5), fit="stretch", long="split", golden=2)
+    for how in (HOW, other, HOW):
+        adopt(folder, captions, tmp_path / "out", how)
+    adopt(folder, captions, tmp_path / "clean", HOW)
+    assert contents(tmp_path / "out") == contents(tmp_path / "clean")
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_another_folder_with_the_same_names_gives_its_own_files(folder, tmp_path):
+    captions = table(tmp_path / "captions.csv", LINES)
+    other = shutil.copytree(folder, tmp_path / "other")
+    for n in range(5):
+        (folder / f"s{n}.wav").write_bytes((other / f"s{(n + 1) % 5}.wav").read_bytes())
+    adopt(other, captions, tmp_path / "out", HOW)
     adopt(folder, captions, tmp_path / "out", HOW)
-    other = Adoption((32, 32), HOW.clips, fit="stretch", golden=2)
-    with refused(ManifestError, f"{tmp_path / 'out'}: was made with another fit, resolution; choose another folder"):
-        adopt(folder, captions, tmp_path / "out", other)
+    adopt(folder, captions, tmp_path / "clean", HOW)
+    kept = [contents(tmp_path / name) for name in ("out", "clean")]
+    assert kept[0].pop("adopted.json") and kept[1].pop("adopted.json") and kept[0] == kept[1]
+    (tmp_path / "out" / next(name for name in kept[0] if name.endswith(".wav"))).write_bytes(b"")
+    adopt(folder, captions, tmp_path / "out", HOW)  # what was damaged since is made again
+    assert {k: v for k, v in contents(tmp_path / "out").items() if k != "adopted.json"} == kept[1]
+
+
+def test_nothing_of_the_users_is_written_over(folder, tmp_path):
+    captions = table(tmp_path / "captions.csv", LINES)
+    before = contents(tmp_path)
+    with refused(ManifestError, f"{folder}: holds the files or the table themselves"):
+        adopt(folder, captions, folder, HOW)
+    with refused(ManifestError, f"{tmp_path}: holds the files or the table themselves"):
+        adopt(folder, captions, tmp_path, HOW)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with refused(ManifestError, f"{tmp_path / 'full'}: isn't empty and wasn't made by lumo adopt"):
+        adopt(folder, captions, tmp_path / "full", HOW)
+    (tmp_path / "s0.wav").write_bytes(b"mine")
+    before["s0.wav"] = b"mine"
+    with refused(ManifestError, f"{tmp_path / 's0.wav'}: can't be written"):
+        adopt(folder, captions, tmp_path / "s0.wav", HOW)
+    with refused(ManifestError, "no folder there"):
+        adopt(tmp_path / "none", captions, tmp_path / "out", HOW)
+    assert {k: v for k, v in contents(tmp_path).items() if k != "full/thesis.txt"} == before
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 5), min_size=4, max_size=40), st.integers(1, 20))
+def test_a_files_rows_are_golden_together_and_some_are_left_to_learn_from(owners, golden):
+    rows = [{"id": str(n), "source": "mine", "modalities": {"audio": {"meta": {"group": str(owner)}}}}
+            for n, owner in enumerate(owners)]  # fmt: skip
+    how = Adoption((64, 64), HOW.clips, golden=golden)
+    if len(set(owners)) == 1:
+        with pytest.raises(ManifestError, match="audio of one file alone"):
+            _keep_golden(rows, how, "audio")
+        return
+    kept = _keep_golden(rows, how, "audio")
+    sources = {}
+    for row, owner in zip(rows, owners, strict=True):
+        sources.setdefault(owner, set()).add(row["source"])
+    assert all(len(found) == 1 for found in sources.values())
+    assert kept == sum(row["source"] == how.golden_source for row in rows) and 0 < kept < len(rows)
+
+
+def test_a_files_rows_are_in_one_split(folder, tmp_path):
+    lines = [{"file": f"s{n}.wav", "caption": f"{word} tone {n}"} for n in range(5) for word in "abcdefgh"]
+    result = adopt(folder, table(tmp_path / "c.csv", lines), tmp_path / "out", HOW)
+    splits = {}
+    for row in read_manifest(result.manifest)[0]:
+        splits.setdefault(row.modalities.audio.path, set()).add(Plan(0.5, HOW.golden_source, 10).split(row))
+    assert all(len(found) == 1 for found in splits.values()) and len(set.union(*splits.values())) > 1
+
+
+@pytest.mark.parametrize(
+    ("comma", "header"), [(";", "File;Caption"), ("\t", "file\tcaption "), (",", " FILE ,caption")]
+)
+def test_spreadsheets_of_other_countries_are_read(folder, tmp_path, comma, header):
+    (tmp_path / "c.csv").write_text(f"{header}\r\ns1.wav{comma}one\r\ns2.wav{comma}two\r\n")
+    assert adopt(folder, tmp_path / "c.csv", tmp_path / "out", HOW).rows["audio"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("file,caption\ns1.wav,a dog, running\n", "c.csv:2: more fields than the header has"),
+        ('file,caption\ns1.wav,"open\ns2.wav,two\n', "not CSV"),
+        ("file,caption,caption\ns1.wav,a,b\n", "a column stands there twice"),
+    ],
+)
+def test_a_caption_is_never_cut_or_mixed(folder, tmp_path, text, fault):
+    (tmp_path / "c.csv").write_text(text)
+    with refused(ManifestError, fault):
+        adopt(folder, tmp_path / "c.csv", tmp_path / "out", HOW)
+
+
+@pytest.mark.parametrize("faulty", [{"golden": 0}, {"golden": -1}, {"source": "a/b"}, {"source": ""}, {"source": ".."}])
+def test_settings_that_cant_be_are_refused_before_any_work(faulty):
+    with refused(ManifestError, f"adopt: {next(iter(faulty))} is"):
+        Adoption((64, 64), HOW.clips, **faulty)
 
 
 def test_several_captions_of_one_file_are_several_rows(folder, tmp_path):
-    lines = [{"file": "s1.wav", "caption": text} for text in ("one", "two", "one")]
+    lines = [{"file": "s1.wav", "caption": text} for text in ("one", "two", "one")] + LINES[2:4]
     result = adopt(folder, table(tmp_path / "c.csv", lines), tmp_path / "out", HOW)
     rows, _ = read_manifest(result.manifest)
-    assert [row.text.caption for row in rows] == ["one", "two"]
-    assert len({row.modalities.audio.path for row in rows}) == 1
+    assert [row.text.caption for row in rows] == ["one", "two", "tone 2", "tone 3"]
+    assert len({row.modalities.audio.path for row in rows[:2]}) == 1
     assert len(result.left_out) == 1 and "stands there twice" in result.left_out[0]
 
 
@@ -166,7 +264,11 @@ def bad_sound(samples):
     [
         ({"file": "../out.wav", "caption": "x"}, "leaves the manifest's folder"),
         ({"file": "/etc/passwd", "caption": "x"}, "leaves the manifest's folder"),
-        ({"file": "none.wav", "caption": "x"}, "can't be read"),
+        ({"file": "none.wav", "caption": "x"}, "no file there"),
+        ({"file": "pipe.wav", "caption": "x"}, "no file there"),
+        ({"file": "slow.wav", "caption": "x"}, "said to be at 1 Hz"),
+        ({"file": "s1.wav", "caption": ["a", "b"]}, "expected text"),
+        ({"file": "s1.wav", "caption": "x", "subtype": "noise"}, "subtype"),
         ({"file": "notes.txt", "caption": "x"}, "neither a picture nor a sound by its name"),
         ({"file": "s1.wav", "caption": "  "}, "no caption"),
         ({"file": "", "caption": "x"}, "no file"),
@@ -182,6 +284,8 @@ def bad_sound(samples):
 def test_a_row_that_cant_be_used_is_named_and_stops_nothing(folder, tmp_path, line, reason):
     (folder / "silent.wav").write_bytes(bad_sound(np.zeros(16_000)))
     (folder / "nan.wav").write_bytes(bad_sound(np.full(16_000, np.nan)))
+    soundfile.write(folder / "slow.wav", tone(1, 1, 16_000), 1)
+    os.mkfifo(folder / "pipe.wav")
     (folder / "empty.png").touch()
     (folder / "lie.png").write_bytes(b"no picture")
     (folder / "cut.wav").write_bytes((folder / "s4.wav").read_bytes()[:999])
@@ -213,13 +317,13 @@ def test_a_table_of_nothing_is_refused(folder, tmp_path):
 def test_captions_of_any_script_come_through(folder, tmp_path_factory, caption):
     place = tmp_path_factory.mktemp("any")
     captions = place / "c.jsonl"
-    captions.write_text(json.dumps({"file": "s4.wav", "caption": "first"}) + "\n"
-                        + json.dumps({"file": "s4.wav", "caption": caption}) + "\n")  # fmt: skip
+    lines = [("s4.wav", "first"), ("s3.wav", "other"), ("s4.wav", caption)]
+    captions.write_text("".join(json.dumps({"file": file, "caption": text}) + "\n" for file, text in lines))
     result = adopt(folder, captions, place / "out", HOW)
     rows, left_out = read_manifest(result.manifest)
-    assert not left_out and len(rows) + len(result.left_out) == 2
-    if len(rows) == 2:
-        assert rows[1].text.caption == " ".join(caption.split())
+    assert not left_out and len(rows) + len(result.left_out) == 3
+    if len(rows) == 3:
+        assert rows[2].text.caption == " ".join(caption.split())
 
 
 def test_a_profile_for_it_is_written(folder, tmp_path):
@@ -227,6 +331,7 @@ def test_a_profile_for_it_is_written(folder, tmp_path):
     captions = table(tmp_path / "captions.csv", LINES[:5])
     result, path = stages.adopt(profile, folder, captions, tmp_path / "out", golden=1, license="CC0-1.0")
     mine = load_profile(str(path))
+    assert mine.data.eval_share == 0.3
     assert mine.tasks == ["a2t", "t2a"] and [*mine.warm_start.rates] == ["a2t"]
     assert (mine.profile, mine.data.golden_source, mine.golden.cases) == ("mine", "mine-golden", 1)
     rows, _ = read_manifest(result.manifest)

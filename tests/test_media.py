@@ -244,3 +244,26 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
     with warnings.catch_warnings(), refused(MediaError, "bomb.png: not a readable picture (Image size", "exceeds"):
         warnings.simplefilter("ignore")  # what a notebook may have done
         read_image(tmp_path / "bomb.png")
+
+
+def test_pictures_are_read_as_a_viewer_shows_them(tmp_path):
+    """The right way up, transparency over white, sixteen bits as eight."""
+    sheet = PILImage.fromarray(np.zeros((8, 16, 3), np.uint8))
+    sheet.paste((255, 0, 0), (0, 0, 8, 8))
+    exif = PILImage.Exif()
+    exif[274] = 6  # turn by 90 degrees clockwise
+    sheet.save(tmp_path / "turned.png", exif=exif)
+    turned = read_image(tmp_path / "turned.png", (16, 8)).pixels
+    assert (turned[:8] == (255, 0, 0)).all() and not turned[8:].any()
+    with refused(MediaError, "picture is 8x16 pixels, expected 16x8"):
+        read_image(tmp_path / "turned.png", (8, 16))
+
+    clear = np.zeros((4, 4, 4), np.uint8)
+    clear[:2, :, 3], clear[2:, :, 0] = 255, 200
+    PILImage.fromarray(clear).save(tmp_path / "clear.png")
+    pixels = read_image(tmp_path / "clear.png").pixels
+    assert not pixels[:2].any() and (pixels[2:] == 255).all()
+
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(2, 0)
+    PILImage.fromarray(ramp).save(tmp_path / "deep.png")
+    assert np.abs(read_image(tmp_path / "deep.png").pixels[0, :, 0].astype(int) - np.arange(256)).max() <= 1

@@ -9,6 +9,7 @@ Axes: h w pixel · c channel · samples.
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -23,8 +24,9 @@ import numpy as np
 import soxr
 from PIL import Image as PILImage
 from PIL import ImageOps
+from pydantic import ValidationError
 
-from lumo.datasets.manifest import ManifestError, inside
+from lumo.datasets.manifest import ManifestError, Row, inside
 from lumo.files import write_atomically
 from lumo.media import Audio, ClipPolicy, Image, MediaError, png_bytes, read_audio, read_image, wav_bytes
 
@@ -41,7 +43,7 @@ class Adoption:
     resolution: (height, width) of pictures; clips: of sounds
     fit: `crop` scales until the picture is covered and cuts what stands over, `stretch` changes its proportions
     long: of a sound that is longer, `first` keeps the beginning, `split` makes a clip of every part (the last one if at least half full)
-    golden: how many pictures, and how many sounds, are kept for the golden suites; chosen by a hash
+    golden: how many rows with pictures, and how many with sounds, are kept for the golden suites; a file's rows stay together
     license, source, subtype: for rows that don't say
     """
 
@@ -53,6 +55,25 @@ class Adoption:
     license: str = "unknown"
     source: str = "mine"
     subtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.golden < 1:
+            raise ManifestError(
+                f"adopt: golden is {self.golden}, expected at least 1: what the figures are measured on"
+            )
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", self.source):
+            raise ManifestError(f"adopt: source is {self.source!r}, expected letters, digits, . _ -: it names folders")
+
+    @classmethod
+    def of(cls, codecs: Any, **how: Any) -> Adoption:
+        """With the sizes that a set of codecs takes."""
+        side = codecs.image.card["resolution"]
+        return cls((side, side), codecs.audio.policy, **how)
+
+    @property
+    def way(self) -> list[Any]:
+        """What a file depends on."""
+        return [list(self.resolution), list(asdict(self.clips).values()), self.fit, self.long]
 
     @property
     def golden_source(self) -> str:
@@ -79,11 +100,11 @@ def adopt(
     """Write `out/manifest.jsonl` and the files that it names. What is there already from the same file and the same way is kept.
 
     captions: CSV with a header or JSONL, with `file` (below `folder`) and `caption`; `id`, `license`, `source`, `subtype` if known
-    Raises ManifestError for a table that can't be read, for an `out` that was made in another way, and when nothing can be used.
+    Raises ManifestError for a table that can't be read, for an `out` that can't be written, and when too little can be used.
     """
     result = Adopted(out / "manifest.jsonl")
     table = list(_table(captions, result.left_out))
-    _same_way(out, how)
+    _own(out, folder, captions, how)
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     for number, (where, line) in enumerate(table):
@@ -96,19 +117,54 @@ def adopt(
                 rows.append(row)
         except (ManifestError, MediaError) as error:
             result.left_out.append(f"{where}: {error}")
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # said in one line, as everywhere
+            raise ManifestError(f"{out}: can't be written ({error}); choose another folder") from error
     progress(len(table), len(table))
     if not rows:
         why = f"the first reason: {result.left_out[0]}" if result.left_out else "the table is empty"
         raise ManifestError(f"{captions}: no row can be used ({why}); mend the table")
     for medium in ("image", "audio"):
-        these = sorted((row for row in rows if medium in row["modalities"]), key=lambda row: _hash(row["id"]))
+        these = [row for row in rows if medium in row["modalities"]]
         result.rows[medium] = len(these)
-        # a small folder keeps four fifths to learn from
-        for row in these[: min(how.golden, max(1, len(these) // 5))]:
-            row["source"] = how.golden_source
-            result.rows[f"{medium} golden"] += 1
+        result.rows[f"{medium} golden"] = _keep_golden(these, how, medium)
     write_atomically(result.manifest, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return result
+
+
+def _own(out: Path, folder: Path, captions: Path, how: Adoption) -> None:
+    """Make `out`, or see that it is one of ours: nothing of a user's is ever written over."""
+    if not folder.is_dir():
+        raise ManifestError(f"{folder}: no folder there; name the one that holds the files")
+    if folder.is_relative_to(out) or captions.is_relative_to(out):
+        raise ManifestError(f"{out}: holds the files or the table themselves; choose another folder to write to")
+    mark = out / "adopted.json"
+    try:
+        if out.exists() and any(out.iterdir()) and not mark.is_file():
+            raise ManifestError(f"{out}: isn't empty and wasn't made by lumo adopt; choose another folder")
+        write_atomically(mark, json.dumps({"from": folder.name} | asdict(how), indent=2) + "\n")
+    except OSError as error:
+        raise ManifestError(f"{out}: can't be written ({error}); choose another folder") from error
+
+
+def _keep_golden(rows: list[dict[str, Any]], how: Adoption, medium: str) -> int:
+    """Give whole files' rows, in an order given by a hash, the golden source: as many as wanted, but four fifths are learned from."""
+    files: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        files.setdefault(row["modalities"][medium]["meta"]["group"], []).append(row)
+    if len(files) == 1:
+        raise ManifestError(
+            f"adopt: {medium} of one file alone, expected two at least: one to learn from, one for the golden suite; add some, or leave it out"
+        )
+    wanted, kept = min(how.golden, max(1, len(rows) // 5)), 0
+    for name in sorted(files, key=_hash)[: len(files) - 1]:
+        if kept >= wanted:
+            break
+        for row in files[name]:
+            row["source"] = how.golden_source
+        kept += len(files[name])
+    return kept
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -119,24 +175,38 @@ def _table(path: Path, left_out: list[str]) -> Iterator[tuple[str, dict[str, str
     try:
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before the first letter
     except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: can't be read ({error}); expected captions as CSV or JSONL in UTF-8") from error
+        raise ManifestError(
+            f"{path}: can't be read ({error}); expected captions as CSV or JSONL; save the table as UTF-8"
+        ) from error
     if path.suffix.lower() in (".jsonl", ".json"):
         lines = ((n, _json_line(line)) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
     else:
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        missing = {"file", "caption"} - set(reader.fieldnames or ())
-        if missing:
+        # spreadsheets of many countries write semicolons
+        first = text.split("\n", 1)[0]
+        comma = max((",", ";", "\t"), key=first.count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
+        header = [name.strip().lower() for name in _header(reader, path)]
+        missing = {"file", "caption"} - set(header)
+        if missing or len(set(header)) < len(header):
+            fault = f"no column {' and no column '.join(sorted(missing))}" if missing else "a column stands there twice"
             raise ManifestError(
-                f"{path}: no column {' and no column '.join(sorted(missing))}, got {reader.fieldnames or 'an empty file'}; "
-                "expected a header such as file,caption"
+                f"{path}: {fault}, got {header or 'an empty file'}; expected a header such as file,caption"
             )
+        reader.fieldnames = header
         lines = ((reader.line_num, line) for line in _csv_lines(reader, path))
     for number, line in lines:
         where = f"{path.name}:{number}"
         if not isinstance(line, dict):
             left_out.append(f"{where}: {line}; mend the row")
             continue
-        columns = {key: str(value).strip() for key, value in line.items() if key in COLUMNS and value not in (None, "")}
+        if None in line:
+            left_out.append(f"{where}: more fields than the header has; put a caption that holds commas in quotes")
+            continue
+        strange = [key for key in COLUMNS if not isinstance(line.get(key, ""), str | None)]
+        if strange:
+            left_out.append(f"{where}: {strange[0]} is {line[strange[0]]!r:.60}, expected text; mend the row")
+            continue
+        columns = {key: value.strip() for key, value in line.items() if key in COLUMNS and value}
         lacking = [name for name in ("file", "caption") if not columns.get(name)]
         if lacking:
             left_out.append(f"{where}: no {' and no '.join(lacking)}; mend the row")
@@ -151,9 +221,16 @@ def _table(path: Path, left_out: list[str]) -> Iterator[tuple[str, dict[str, str
 def _json_line(line: str) -> Any:
     try:
         found = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"not JSON ({error})"
     return found if isinstance(found, dict) else f"got {type(found).__name__}, expected an object"
+
+
+def _header(reader: csv.DictReader, path: Path) -> list[str]:
+    try:
+        return list(reader.fieldnames or ())
+    except csv.Error as error:
+        raise ManifestError(f"{path}:1: not CSV ({error}); export it again") from error
 
 
 def _csv_lines(reader: csv.DictReader, path: Path) -> Iterator[dict[str, Any]]:
@@ -163,27 +240,13 @@ def _csv_lines(reader: csv.DictReader, path: Path) -> Iterator[dict[str, Any]]:
         raise ManifestError(f"{path}:{reader.line_num}: not CSV ({error}); export it again") from error
 
 
-def _same_way(out: Path, how: Adoption) -> None:
-    """What was made in another way is not mixed with this."""
-    note, now = out / "adopted.json", json.loads(json.dumps(asdict(how)))
-    try:
-        before = json.loads(note.read_text())
-    except FileNotFoundError:
-        before = None
-    except ValueError as error:
-        raise ManifestError(f"{note}: can't be read ({error}); choose another folder, or remove {out}") from error
-    if before is not None and before != now:
-        differ = sorted(key for key in now if before.get(key) != now[key])
-        raise ManifestError(f"{out}: was made with another {', '.join(differ)}; choose another folder, or remove it")
-    write_atomically(note, json.dumps(now, indent=2) + "\n")
-
-
 # --- a row ------------------------------------------------------------------------------------------------------------
 
 
 def _rows(line: Mapping[str, str], folder: Path, out: Path, how: Adoption, done: Counter) -> Iterator[dict[str, Any]]:
     """The manifest's rows of a line of the table: one, or one for each part of a long sound."""
     source = inside(folder, line["file"])
+    file = source.relative_to(folder.resolve()).as_posix()  # one name, however it was written
     suffix = source.suffix.lower()
     if suffix not in PICTURES + SOUNDS:
         raise MediaError(
@@ -191,19 +254,25 @@ def _rows(line: Mapping[str, str], folder: Path, out: Path, how: Adoption, done:
         )
     medium = "image" if suffix in PICTURES else "audio"
     name = line.get("id") or _name(line)
-    stem = f"{medium}/{_hash(line['file'])[:16]}"
+    stem = f"{medium}/{_hash(file)[:16]}"
     parts = _kept(out, stem, source, medium, how, done)
     for part, path in enumerate(parts):
         row = {
             "id": name if len(parts) == 1 else f"{name}-{part:03d}",
-            "modalities": {medium: {"path": path, "meta": {"file": line["file"]}}},
+            "modalities": {medium: {"path": path, "meta": {"file": file, "group": file}}},
             "text": {"caption": line["caption"]},
             "task": "i2t" if medium == "image" else "a2t",
             "source": line.get("source", how.source),
             "license": line.get("license", how.license),
         }
         subtype = line.get("subtype", how.subtype) if medium == "audio" else None
-        yield row | ({"subtype": subtype} if subtype else {})
+        row |= {"subtype": subtype} if subtype else {}
+        try:
+            Row.model_validate(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ManifestError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}; mend the row") from error
+        yield row
 
 
 def _name(line: Mapping[str, str]) -> str:
@@ -215,18 +284,24 @@ def _name(line: Mapping[str, str]) -> str:
 def _kept(out: Path, stem: str, source: Path, medium: str, how: Adoption, done: Counter) -> list[str]:
     """Paths below `out` of what a file became, made now or, from the same file, before."""
     note = out / f"{stem}.json"
+    if not source.is_file():  # a pipe would be waited for
+        raise MediaError(f"{source}: no file there; check the path in the table")
     try:
-        stat = source.stat()
+        with source.open("rb") as data:
+            made_from = [hashlib.file_digest(data, "sha256").hexdigest(), *how.way]
     except OSError as error:
         raise MediaError(f"{source}: can't be read ({error.strerror or error}); check the path in the table") from error
-    made_from = [stat.st_size, stat.st_mtime_ns]
+    before: list[str] = []
     try:
         known = json.loads(note.read_text())
-        if known["from"] == made_from and all((out / path).is_file() for path in known["paths"]):
+        before = [path for path in known["paths"] if re.fullmatch(rf"{stem}(-\d+)?\.(png|wav)", path)]
+        if known["from"] == made_from and before and known["bytes"] == [(out / path).stat().st_size for path in before]:
             done.update(known["done"])
-            return known["paths"]
+            return before
     except (OSError, ValueError, KeyError, TypeError):
         pass
+    for path in [note, *(out / path for path in before)]:  # of another file, or made in another way
+        path.unlink(missing_ok=True)
     here: Counter = Counter()
     if medium == "image":
         made = [(f"{stem}.png", png_bytes(fitted(read_image(source), how, here)))]
@@ -241,7 +316,8 @@ def _kept(out: Path, stem: str, source: Path, medium: str, how: Adoption, done: 
     for path, data in made:
         write_atomically(out / path, data)
     paths = [path for path, _ in made]
-    write_atomically(note, json.dumps({"from": made_from, "paths": paths, "done": here}) + "\n")  # last: all is there
+    card = {"from": made_from, "paths": paths, "bytes": [len(data) for _, data in made], "done": here}
+    write_atomically(note, json.dumps(card) + "\n")  # last: all is there
     done.update(here)
     return paths
 
@@ -267,6 +343,10 @@ def fitted(image: Image, how: Adoption, done: Counter) -> Image:
 def clips_of(audio: Audio, how: Adoption, done: Counter) -> list[Audio]:
     """The sound as clips of the wanted rate, channels and length; silent ones left out. `done` counts what was needed."""
     policy, samples = how.clips, audio.samples
+    if not 4000 <= audio.sample_rate_hz <= 400_000:
+        raise MediaError(
+            f"sound is said to be at {audio.sample_rate_hz} Hz, expected 4,000 to 400,000; export it again"
+        )
     if samples.shape[0] != policy.channels:
         done["sounds mixed"] += 1
         samples = np.repeat(samples.mean(0, keepdims=True), policy.channels, axis=0)
@@ -274,7 +354,7 @@ def clips_of(audio: Audio, how: Adoption, done: Counter) -> list[Audio]:
         done["sounds resampled"] += 1
         samples = soxr.resample(samples.T, audio.sample_rate_hz, policy.sample_rate_hz, quality="HQ").T
     whole = policy.samples
-    count = max(1, round(samples.shape[1] / whole)) if how.long == "split" else 1
+    count = max(1, (2 * samples.shape[1] + whole) // (2 * whole)) if how.long == "split" else 1
     parts = [samples[:, n * whole : (n + 1) * whole] for n in range(count)]
     done["sounds cut"] += samples.shape[1] > count * whole
     done["sounds split"] += count > 1
@@ -286,8 +366,19 @@ def clips_of(audio: Audio, how: Adoption, done: Counter) -> list[Audio]:
         if clip.rms_dbfs < SILENCE_DBFS:
             done["silent clips left out"] += 1
         else:
+            done["clips louder than full scale, clipped"] += clip.peak > 1
             clips.append(clip)
     return clips
+
+
+def for_codecs(media: Image | Audio, how: Adoption) -> Image | Audio:
+    """A picture or a sound as `adopt` would make it; of a sound the first clip. Silence stays silence."""
+    if isinstance(media, Image):
+        return fitted(media, how, Counter())
+    return next(
+        iter(clips_of(media, how, Counter())),
+        Audio(np.zeros((how.clips.channels, how.clips.samples), np.float32), how.clips.sample_rate_hz),
+    )
 
 
 def _hash(text: str) -> str:
