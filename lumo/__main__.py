@@ -198,7 +198,7 @@ def _plan(options: argparse.Namespace) -> None:
 
     profile = load_profile(_profile(options), _overrides(options))
     use_threads(profile.threads)
-    forecast = plan.forecast(profile, options.rate)
+    forecast = plan.forecast(profile)
 
     def sizes(parts: dict[str, int], whole: str) -> str:
         return show.facts(
@@ -206,12 +206,16 @@ def _plan(options: argparse.Namespace) -> None:
         ).text
 
     print(show.facts({f"tokens of one {name}": count for name, count in forecast.media.items()}).text, end="\n\n")
-    print(show.table([{"task": name, **row} for name, row in forecast.tasks.items()]).text, end="\n\n")
-    print(sizes(forecast.memory, "memory at the peak"), end="\n\n")
-    print(sizes(forecast.disk, "disk"), end="\n\n")
-    minutes = {f"{stage}, minutes": seconds / 60 for stage, seconds in forecast.seconds.items()}
-    print(show.facts({"tokens a second": forecast.rate} | minutes).text)
+    print(show.table([{"task": name, **row} for name, row in forecast.tasks.items()]).text)
+    print(f"rows left out: {forecast.left_out}" if forecast.left_out else "", end="\n")
+    print(sizes(forecast.memory_bytes, "memory at the peak"), end="\n\n")
+    print(sizes(forecast.disk_bytes, "disk"), end="\n\n", flush=True)
     plan.check(forecast, device_of(profile.device))
+    tokens_per_s = options.rate or plan.measured_tokens_per_s(forecast, profile)
+    stages = plan.seconds(forecast, profile, tokens_per_s)
+    took = {f"{stage}, minutes": seconds / 60 for stage, seconds in stages.items()}
+    a_step = {"seconds a step of stage4": stages["stage4"] / profile.stage4.steps}
+    print(show.facts({"tokens a second": tokens_per_s} | a_step | took).text)
 
 
 def _adopt(options: argparse.Namespace) -> None:

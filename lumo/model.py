@@ -16,6 +16,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from lumo.batches import IGNORE, Batch
@@ -168,9 +169,7 @@ class LumoModel(nn.Module):
                 "model has LoRA already, expected none; load a checkpoint without an adapter, or train this one"
             )
         torch.manual_seed(seed)  # peft draws its A matrices from the global generator
-        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, lora_dropout=0.0, bias="none")
-        self.base = get_peft_model(self.base, config)
-        fold(self.base)
+        self.base = _with_lora(self.base, rank)
 
     def row_parameters(self) -> list[nn.Parameter]:
         return [p for p in (self.new_rows, self.new_head_rows) if p is not None]
@@ -289,6 +288,45 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         raise ModelError(
             f"{folder}: can't be written ({reason}); free some space, then run the same again: it goes on where it stopped"
         ) from error
+
+
+def _with_lora(base: nn.Module, rank: int) -> PeftModel:
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, lora_dropout=0.0, bias="none")
+    try:
+        model = get_peft_model(base, config)
+    except ValueError as error:  # peft's own, when no module has such a name
+        raise ModelError(
+            f"backbone {type(base).__name__} has none of {', '.join(LORA_TARGETS)}, where LoRA goes; take one that names its projections so"
+        ) from error
+    fold(model)
+    return model
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A model with LoRA that has shapes and no values, on the device "meta".
+
+    base_bytes: the base's weights; adapters: LoRA's numbers; width: of an embedding row; tables: of rows, two where the head is untied
+    """
+
+    model: PeftModel
+    base_bytes: int
+    adapters: int
+    width: int
+    tables: int
+
+
+def skeleton(profile: Profile) -> Skeleton:
+    """What `load_model` and `add_lora` would make, without reading the weights. Raises ParamsError or ModelError."""
+    config = AutoConfig.from_pretrained(weights_folder(profile.backbone.path, "backbone"), local_files_only=True)
+    dtype = torch.float32 if device_of(profile.device) == "cpu" else config.dtype or torch.bfloat16
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False)
+    table, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
+    base_bytes = sum(p.numel() for p in base.parameters()) * dtype.itemsize
+    model = _with_lora(base, profile.stage4.lora_rank)
+    adapters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Skeleton(model, base_bytes, adapters, table.shape[1], 1 if head is table else 2)
 
 
 def _fresh_rows(like: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -120,7 +120,7 @@ class Training(Section):
 
 
 class Stage4(Training):
-    """corruption: the share of an answer's codes that the model reads as others, see `training.corrupted`"""
+    """corruption: the share of an answer's codes that the model reads drawn anew, see `training.corrupted`"""
 
     lora_rank: Count
     lora_learning_rate: Positive
@@ -223,10 +223,12 @@ def weights_folder(path: str | None, miniature: str) -> Path:
     """Where a part's weights lie: a folder that the profile names, relative to the project, or the miniature's own. Of
     EnCodec's, Meta's own `.th` file instead of a folder.
 
-    Raises ParamsError when there is no config.json.
+    Raises ParamsError when there is no config.json, or no such `.th` file.
     """
     folder = MINIATURE / miniature if path is None else ROOT / Path(path).expanduser()
-    if folder.suffix == ".th" and folder.is_file():
+    if folder.suffix == ".th":
+        if not folder.is_file():
+            raise ParamsError(f"{folder}: no such file; expected EnCodec's weights in Meta's format")
         return folder
     if not (folder / "config.json").is_file():
         raise ParamsError(f"{folder}: no config.json there; expected a folder with config.json and safetensors weights")

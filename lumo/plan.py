@@ -1,7 +1,7 @@
 """What a run will need, said before it: tokens, lengths and drops, memory, time, disk.
 
-Tokens, lengths and drops are exact: they come from the captions and the codecs' sizes, through the code that makes the run's
-own sequences. Memory is a sum of parts, activations counted on a model without weights. Time follows from a rate that is
+Tokens, lengths and drops are exact, unless files that are there can't be read: they come from the captions and the codecs' sizes, through
+the code that makes the run's own sequences. Memory is a sum of parts, activations counted on a model without weights. Time follows from a rate that is
 measured here in a few steps, or given.
 
 Axes: b row · s step in a row.
@@ -12,24 +12,22 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from lumo.datasets import manifest_of, world
+from lumo.datasets import world
 from lumo.datasets.manifest import Row, read_manifest
-from lumo.lora import fold
 from lumo.loss import CHUNK_BYTES
 from lumo.machine import device_of, free_bytes, status_bytes, synchronise
 from lumo.media import Image, png_bytes, wav_bytes
-from lumo.model import LORA_TARGETS, load_model
-from lumo.params import Profile, weights_folder
+from lumo.model import Skeleton, load_model, skeleton
+from lumo.params import ROOT, Profile
 from lumo.shards import Plan, Sample, tar_of
 from lumo.tasks import Mixture, Pool, build_pools
 from lumo.tokenizer import UnifiedTokenizer, load_tokenizer
@@ -50,75 +48,74 @@ class PlanError(ValueError):
 @dataclass(frozen=True)
 class Forecast:
     """media: tokens of one picture, of one clip; tasks: for each task its sequences, lengths and drops in stage 4
-    steps: real and computed tokens of a step; memory, disk: bytes by part; seconds: by stage, empty without a rate
+    steps: of each stage, real and computed tokens of a step; memory_bytes, disk_bytes: by part; left_out: rows that can't be used
+    feed: what stage 4 draws from, with the first code of each codebook in place of all codes
     """
 
     media: dict[str, int]
     tasks: dict[str, dict[str, float]]
     steps: dict[str, dict[str, float]]
-    memory: dict[str, int]
-    disk: dict[str, int]
-    seconds: dict[str, float]
-    rate: float | None
-
-    @property
-    def peak_bytes(self) -> int:
-        return sum(self.memory.values())
-
-    @property
-    def disk_bytes(self) -> int:
-        return sum(self.disk.values())
+    memory_bytes: dict[str, int]
+    disk_bytes: dict[str, int]
+    left_out: int
+    feed: Feed
 
 
-def forecast(profile: Profile, rate: float | None = None, measure: bool = True) -> Forecast:
-    """rate: real tokens a second in stage 4; measured in a few steps where it isn't given and `measure` is true.
-
-    Raises ManifestError, ParamsError or CodecError for parts that aren't there.
-    """
-    device = device_of(profile.device)
+def forecast(profile: Profile) -> Forecast:
+    """Raises ManifestError, ParamsError, CodecError, ModelError or TaskError for what isn't there."""
     tokenizer = load_tokenizer(profile)
-    samples = {split: [] for split in ("train", "eval", "golden")}
+    rows, left_out = _rows(profile)
+    samples: dict[str, list[Sample]] = {"train": [], "eval": [], "golden": []}
     split_of = Plan(profile.data.eval_share, profile.data.golden_source, profile.data.samples_per_shard).split
-    for row in _rows(profile):
+    for row in rows:
         samples[split_of(row)].append(_sample(row, tokenizer))
-    feeds = {"warm_start": _feed(profile, samples["train"], tokenizer, "warm_start"),
-             "stage4": _feed(profile, samples["train"], tokenizer, "stage4")}  # fmt: skip
+    feeds = {stage: _feed(profile, samples["train"], tokenizer, stage) for stage in ("warm_start", "stage4")}
     looks = {stage: _look(feed, getattr(profile, stage).steps) for stage, feed in feeds.items()}
-    pools = feeds["stage4"].pools
-    memory = _memory(profile, tokenizer, looks["stage4"], pools, device)  # before anything is trained here
-    if rate is None and measure:
-        rate = _measured(profile, feeds["stage4"])
+    pools, bare = feeds["stage4"].pools, skeleton(profile)
     return Forecast(
         {medium: tokenizer.codecs[medium].frames * tokenizer.codecs[medium].codebooks for medium in ("image", "audio")},
         {name: _lengths(pool) for name, pool in pools.items()},
         looks,
-        memory,
-        _disk(profile, samples, tokenizer),
-        {stage: getattr(profile, stage).steps * look["tokens"] / rate for stage, look in looks.items()} if rate else {},
-        rate,
+        _memory(profile, tokenizer, looks["stage4"], pools, bare),
+        _disk(profile, samples, tokenizer, bare),
+        left_out,
+        feeds["stage4"],
     )
 
 
 def check(plan: Forecast, device: str) -> None:
     """Raises PlanError when the run needs more memory than is free, naming what takes most."""
     free = free_bytes(device)
-    if free is not None and plan.peak_bytes > free:
-        part = max(plan.memory, key=plan.memory.__getitem__)
+    if free is None:
+        return
+    need, free = sum(plan.memory_bytes.values()), free + _held(device)  # what this process holds is in the need already
+    if need > free:
+        part = max(plan.memory_bytes, key=plan.memory_bytes.__getitem__)
         raise PlanError(
-            f"plan: needs {plan.peak_bytes / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free; most goes to {part} "
-            f"({plan.memory[part] / 2**30:.1f} GiB): lower tokens_per_batch, lora_rank or golden.cases, or take a smaller backbone"
+            f"plan: needs {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free; most goes to {part} "
+            f"({plan.memory_bytes[part] / 2**30:.1f} GiB): lower stage4.tokens_per_batch, stage4.lora_rank or golden.batch_size, "
+            "or take a smaller backbone"
         )
+
+
+def seconds(plan: Forecast, profile: Profile, tokens_per_s: float) -> dict[str, float]:
+    """Of each stage's steps. The warm start, which has no LoRA to train, is quicker than this says."""
+    return {stage: getattr(profile, stage).steps * look["tokens"] / tokens_per_s for stage, look in plan.steps.items()}
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 
-def _rows(profile: Profile) -> Iterator[Row]:
-    if profile.data.manifest:
-        yield from read_manifest(manifest_of(profile, None))[0]
-    else:
+def _rows(profile: Profile) -> tuple[list[Row], int]:
+    """The rows of a run, and how many can't be used: broken ones, and those whose files aren't there."""
+    if not profile.data.manifest:
         amounts = profile.world
-        yield from map(Row.model_validate, world.rows(amounts.images, amounts.clips, amounts.pairs, profile.seed))
+        made = world.rows(amounts.images, amounts.clips, amounts.pairs, profile.seed)
+        return [Row.model_validate(row) for row in made], 0
+    path = ROOT / Path(profile.data.manifest).expanduser()
+    rows, broken = read_manifest(path)
+    there = [row for row in rows if all((path.parent / medium.path).is_file() for _, medium in row.modalities.items())]
+    return there, len(broken) + len(rows) - len(there)
 
 
 def _sample(row: Row, tokenizer: UnifiedTokenizer) -> Sample:
@@ -162,37 +159,14 @@ def _lengths(pool: Pool) -> dict[str, float]:
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Bare:
-    """A model with shapes and no values. weights: bytes of the base; rows, adapters: numbers that are trained."""
-
-    model: torch.nn.Module
-    weights: int
-    rows: int
-    adapters: int
-
-
-def _bare(profile: Profile, tokenizer: UnifiedTokenizer, device: str) -> _Bare:
-    config = AutoConfig.from_pretrained(weights_folder(profile.backbone.path, "backbone"), local_files_only=True)
-    dtype = torch.float32 if device == "cpu" else config.dtype or torch.bfloat16
-    with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False)
-    table, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
-    weights = sum(p.numel() for p in base.parameters()) * dtype.itemsize
-    model = get_peft_model(base, LoraConfig(r=profile.stage4.lora_rank, target_modules=LORA_TARGETS, lora_dropout=0.0))
-    fold(model)
-    adapters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    rows = tokenizer.space.new_rows * table.shape[1] * (1 if head is table else 2)
-    return _Bare(model, weights, rows, adapters)
-
-
 def _memory(
-    profile: Profile, tokenizer: UnifiedTokenizer, look: Mapping[str, float], pools: Mapping[str, Pool], device: str
+    profile: Profile, tokenizer: UnifiedTokenizer, look: Mapping[str, float], pools: Mapping[str, Pool], bare: Skeleton
 ) -> dict[str, int]:
     """Bytes at the peak of stage 4, which is above the warm start's, or of generation where that is higher."""
-    bare = _bare(profile, tokenizer, device)
+    device = device_of(profile.device)
     model, text = bare.model, bare.model.config.get_text_config()
     dtype = next(model.parameters()).dtype
+    rows = tokenizer.space.new_rows * bare.width * bare.tables
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     media = max(codec.frames * codec.codebooks for codec in (tokenizer.codecs.image, tokenizer.codecs.audio))
@@ -200,19 +174,21 @@ def _memory(
         profile.golden.max_text_tokens, max((len(s) for p in pools.values() for s in p.sequences), default=0)
     )
     cache = 2 * text.num_hidden_layers * heads * head * steps * profile.golden.batch_size * dtype.itemsize
-    generating = cache + (bare.weights if dtype == torch.float32 else 0)  # LoRA merged into a copy, see lumo.lora
+    head_rows = len(tokenizer.text_ids) * bare.width * FP32  # of text, the largest set that an answer is chosen from
+    copied = bare.base_bytes if dtype == torch.float32 else 0  # LoRA merged into a copy, see lumo.lora
+    generating = cache + head_rows + copied
     activations = _activations(model, int(look["rows"]), int(look["row"]))
     logits = 2 * min(CHUNK_BYTES, int(look["supervised"]) * tokenizer.space.size * FP32)
     training = {
         # value, gradient, and AdamW's two moments
-        "new rows": 4 * bare.rows * FP32,
+        "new rows": 4 * rows * FP32,
         "LoRA": 4 * bare.adapters * FP32,
         "activations": activations,
         "gradients in flight, allocator": round(SLACK["cpu" if device == "cpu" else "cuda"] * activations),
         "logits": logits,
     }
     most = training if sum(training.values()) >= generating else {"generation": generating}
-    return {"program, codecs, data": _held(device), "base": bare.weights, **most}
+    return {"program, codecs, data": _held(device), "base": bare.base_bytes, **most}
 
 
 def _held(device: str) -> int:
@@ -227,8 +203,9 @@ def _activations(model: torch.nn.Module, rows: int, length: int) -> int:
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        # without a device attention is the slow kind, which keeps its weights [… s s]; no device makes those
-        if storage._cdata not in weights and tensor.shape[-2:] != (length, length):
+        # without a device attention is the slow kind, which keeps its weights [b h s s]; no device makes those
+        is_attention = tensor.shape[-2:] == (length, length) and tensor.shape[:-2].numel() > rows
+        if storage._cdata not in weights and not is_attention:
             kept[storage._cdata] = storage  # held, or its address would be given away again
         return tensor
 
@@ -249,9 +226,10 @@ def _activations(model: torch.nn.Module, rows: int, length: int) -> int:
 # --- time and disk ----------------------------------------------------------------------------------------------------
 
 
-def _measured(profile: Profile, feed: Feed, steps: int = 8) -> float:
-    """Real tokens a second over a few steps, after the first two."""
+def measured_tokens_per_s(plan: Forecast, profile: Profile, steps: int = 8) -> float:
+    """Real tokens a second of stage 4 over a few steps, after the first two."""
     device = device_of(profile.device)
+    feed = plan.feed
     model = load_model(profile, feed.space)
     model.add_lora(profile.stage4.lora_rank, profile.seed)
     trained = [*model.row_parameters(), *model.lora_parameters()]
@@ -273,12 +251,13 @@ def _measured(profile: Profile, feed: Feed, steps: int = 8) -> float:
     return tokens / (time.perf_counter() - began)
 
 
-def _disk(profile: Profile, samples: Mapping[str, list[Sample]], tokenizer: UnifiedTokenizer) -> dict[str, int]:
+def _disk(
+    profile: Profile, samples: Mapping[str, list[Sample]], tokenizer: UnifiedTokenizer, bare: Skeleton
+) -> dict[str, int]:
     every = [sample for part in samples.values() for sample in part]
     some = every[:: max(1, len(every) // 200)]
     shards = len(tar_of(some)) * len(every) // len(some) if some else 0
-    bare = _bare(profile, tokenizer, "cpu")
-    trained = FP32 * (bare.rows + bare.adapters)
+    trained = FP32 * (tokenizer.space.new_rows * bare.width * bare.tables + bare.adapters)
     sizes = {"shards": shards, "warm start and stage 4, when finished": 2 * trained - FP32 * bare.adapters,
              "two checkpoints with the optimiser, while training": 2 * 3 * trained}  # fmt: skip
     if not profile.data.manifest:

@@ -27,6 +27,10 @@ from lumo.tokenizer import UnifiedTokenizer
 SHORT = {"text": "text", "image": "img", "audio": "aud"}
 
 
+class TaskError(ValueError):
+    """Tasks that can't be trained as asked; the message is one line."""
+
+
 @dataclass(frozen=True)
 class Task:
     """inputs, target: modalities. A sample fits a task when it has just these modalities."""
@@ -99,7 +103,7 @@ class Mixture:
         weights = {name: rate * (1.0 if TASKS[name].target == "text" else grown) for name, rate in self.rates.items()}
         total = sum(weights.values())
         if not total:
-            raise ValueError(
+            raise TaskError(
                 f"mixture: nothing to draw at step {step} from rates {dict(self.rates)}; give a text task a rate, or set ramp_steps to 0"
             )
         return {name: weight / total for name, weight in weights.items()}

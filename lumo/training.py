@@ -34,7 +34,7 @@ from lumo.model import LumoModel, ModelError, whole_folder
 from lumo.params import Stage4, Training
 from lumo.sequence import TokenSequence
 from lumo.space import TokenSpace
-from lumo.tasks import Mixture, Pool
+from lumo.tasks import Mixture, Pool, TaskError
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Sums:
 class Feed:
     """Batches by step number. Samples are drawn with replacement, so that a step depends on no step before it.
 
-    corruption: the share of an answer's codes that the model reads as others, see `corrupted`
+    corruption: the share of an answer's codes that the model reads drawn anew, see `corrupted`
     """
 
     def __init__(
@@ -74,8 +74,9 @@ class Feed:
         empty = [name for name, rate in mixture.rates.items() if rate and not pools[name].sequences]
         if empty:
             dropped = {name: pools[name].dropped for name in empty}
-            raise ValueError(
-                f"training: no sequence for {', '.join(empty)} (dropped for length: {dropped}); raise max_seq_len, or set the rate to 0"
+            fix = "raise max_seq_len" if all(dropped.values()) else "add such rows to the data"
+            raise TaskError(
+                f"training: no sequence for {', '.join(empty)} (dropped for length: {dropped}); {fix}, or set the rate to 0"
             )
         self.names, self.pools, self.mixture, self.space, self.seed = list(pools), pools, mixture, space, seed
         self.tokens_per_batch, self.corruption = tokens_per_batch, corruption
@@ -110,7 +111,7 @@ class Feed:
             chosen.append(sequence)
             groups.append(self.names.index(name))
         if len(chosen) < size:
-            raise ValueError(
+            raise TaskError(
                 f"training: {len(chosen)} sequences in a batch for {size} processes; raise tokens_per_batch, or start fewer"
             )
         read = [corrupted(sequence, self.space, self.corruption, rng) for sequence in chosen]
@@ -123,7 +124,8 @@ class Feed:
 def corrupted(
     sequence: TokenSequence, space: TokenSpace, share: float, rng: np.random.Generator
 ) -> Int[np.ndarray, "n"]:
-    """A sequence's ids as the model reads them: of the codes that are to be learned, a share is drawn anew from their codebook.
+    """A sequence's ids as the model reads them: of the codes that are to be learned, a share is drawn anew from their codebook (and
+    sometimes comes out as it was).
 
     What is to be learned stays as it is. A model that can't trust its own last codes has to look at the prompt for every one; without
     that it learns how the training's clips go on, and new combinations of known attributes go wrong. (Word dropout, Bowman et al. 2016,

@@ -351,6 +351,27 @@ def test_segments_are_those_of_transformers(weights, clips):
         assert np.allclose(codec.decode(codes[None])[0].samples, expected.detach().numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("clip_s", [0.395, 0.4, 0.405, 0.795, 0.8, 0.99, 1.185, 1.19, 2.0])
+def test_segments_of_any_clip_length_decode(weights, clip_s, rng):
+    codec = EncodecCodec(weights / "segments", 0.4, clip_s, scale=0.1)
+    noise = 0.1 * rng.standard_normal((1, codec.policy.samples)).astype(np.float32)
+    (made,) = codec.decode(codec.encode([Audio(noise, 16_000)]))
+    assert made.samples.shape == noise.shape
+
+
+@pytest.mark.parametrize("part", ["encodec", "dac"])
+@pytest.mark.parametrize(
+    "wrong", [{"sampling_rate": "x"}, {"sampling_rate": -1}, {"sampling_rate": 0}, {"codebook_size": []},
+              {"upsampling_ratios": 3, "downsampling_ratios": 3}],
+)  # fmt: skip
+def test_a_config_of_wrong_values_is_refused(weights, tmp_path, part, wrong):
+    folder = copied(weights, tmp_path, part)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | wrong))
+    with refused(CodecError, f"{folder}: no ", "make it again"):
+        LOADERS[part](folder)
+
+
 @pytest.mark.parametrize("codebooks", [0, 5])
 def test_an_unknown_number_of_codebooks_is_refused(weights, codebooks):
     with refused(CodecError, f"{weights / 'dac'}: no {codebooks} codebooks, expected 1 to 4"):
@@ -400,6 +421,21 @@ PUBLISHED = {
         lambda f: DacCodec(f, 9, 0.5), 9, 44, 44_100 / 512,
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("clip_s", "frames"), [(0.5, 75), (0.995, 150), (1.0, 150), (1.01, 150 + 6), (1.985, 300), (2.0, 300 + 3)]
+)
+def test_encodec_48_khz_decodes_clips_of_any_length(tmp_path_factory, clip_s, frames, rng):
+    folder = tmp_path_factory.getbasetemp() / "encodec48"
+    if not folder.exists():
+        small = {"num_filters": 2, "hidden_size": 8, "codebook_dim": 8, "num_lstm_layers": 1}
+        EncodecModel(EncodecConfig(**PUBLISHED["encodec 48 kHz"][0].to_dict() | small)).save_pretrained(folder)
+    codec = EncodecCodec(folder, 6.0, clip_s, scale=0.1)
+    noise = 0.1 * rng.standard_normal((2, codec.policy.samples)).astype(np.float32)
+    codes = codec.encode([Audio(noise, 48_000)])
+    assert codes.shape[2] == codec.frames == frames
+    assert codec.decode(codes)[0].samples.shape == noise.shape
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -58,8 +58,10 @@ class EncodecCodec:
         self.cardinalities = (config.codebook_size,) * self.codebooks
         whole = self.policy.samples
         segment, stride = config.chunk_length or whole, config.chunk_stride or whole
-        # of each segment; the last one may be short, and a segment may be no more than the overlap with the one before
-        self.segments = [-(-min(segment, whole - start) // config.hop_length) for start in range(0, whole, stride)]
+        # frames of each segment; the last one may be short. One that lies within the overlap with the one before says nothing new, and
+        # is left out: transformers would code it, and for some lengths not decode it
+        starts = [start for start in range(0, whole, stride) if start == 0 or whole - start > segment - stride]
+        self.segments = [-(-min(segment, whole - start) // config.hop_length) for start in starts]
         self.frames = sum(self.segments)
 
     @property
@@ -78,7 +80,7 @@ class EncodecCodec:
         codes = self.model.encode(
             samples, bandwidth=self.bandwidth_kbps
         ).audio_codes  # [segment b k t], padded to the longest
-        kept = [segment[..., :frames] for segment, frames in zip(codes, self.segments, strict=True)]
+        kept = [segment[..., :frames] for segment, frames in zip(codes, self.segments, strict=False)]
         return torch.cat(kept, dim=-1).numpy().astype(np.int64)
 
     @torch.no_grad()

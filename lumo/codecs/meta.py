@@ -50,7 +50,7 @@ def read_meta(path: Path) -> EncodecModel:
         RuntimeError,
         ValueError,
         TypeError,
-        KeyError,
+        LookupError,
         AttributeError,
         EOFError,
         pickle.UnpicklingError,

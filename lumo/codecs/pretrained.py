@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TypeVar
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
@@ -28,7 +29,19 @@ def load_pretrained(kind: type[Model], folder: Path, what: str) -> Model:
             raise ValueError(f"model.safetensors lacks {min(loaded['missing_keys'])}")
         if loaded["unexpected_keys"]:
             raise ValueError(f"model.safetensors has {min(loaded['unexpected_keys'])}, which the model hasn't")
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        if model.config.sampling_rate <= 0:
+            raise ValueError(f"config.json says sampling_rate {model.config.sampling_rate}")
+    # a wrong type in config.json has an error class of its own, far away; a wrong number may end anywhere
+    except (
+        StrictDataclassError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        SafetensorError,
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         raise CodecError(f"{folder}: no {what} that can be read ({reason}); fetch or make it again") from error
     return model.eval()

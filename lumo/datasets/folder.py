@@ -24,9 +24,8 @@ import numpy as np
 import soxr
 from PIL import Image as PILImage
 from PIL import ImageOps
-from pydantic import ValidationError
 
-from lumo.datasets.manifest import ManifestError, Row, inside
+from lumo.datasets.manifest import ManifestError, check_row, inside
 from lumo.files import write_atomically
 from lumo.media import Audio, ClipPolicy, Image, MediaError, png_bytes, read_audio, read_image, wav_bytes
 
@@ -267,11 +266,7 @@ def _rows(line: Mapping[str, str], folder: Path, out: Path, how: Adoption, done:
         }
         subtype = line.get("subtype", how.subtype) if medium == "audio" else None
         row |= {"subtype": subtype} if subtype else {}
-        try:
-            Row.model_validate(row)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ManifestError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}; mend the row") from error
+        check_row(row)
         yield row
 
 

@@ -62,6 +62,21 @@ class Row(BaseModel):
     subtype: Literal["speech", "sfx", "music"] | None = None
 
 
+def check_row(content: dict[str, Any]) -> Row:
+    """A row as the manifest will hold it. Raises ManifestError."""
+    try:
+        return Row.model_validate(content)
+    except ValidationError as error:
+        raise ManifestError(f"{_fault(error)}; mend the row") from error
+
+
+def _fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = " ".join(".".join(map(str, first["loc"])).split())
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{f'{key}: ' if key else ''}{reason[0].lower()}{reason[1:]}"
+
+
 def read_manifest(path: Path) -> tuple[list[Row], list[str]]:
     """Rows, and one line for each row that was left out. Raises ManifestError when there is no manifest at all."""
     try:
@@ -81,12 +96,7 @@ def read_manifest(path: Path) -> tuple[list[Row], list[str]]:
             if row.id in seen:
                 raise ValueError(f"id '{row.id}' stands there twice, the first is kept")
         except ValidationError as error:
-            first = error.errors()[0]
-            key = " ".join(".".join(map(str, first["loc"])).split())
-            reason = first["msg"].removeprefix("Value error, ")
-            left_out.append(
-                f"{path.name}:{number}: {f'{key}: ' if key else ''}{reason[0].lower()}{reason[1:]}; mend the row"
-            )
+            left_out.append(f"{path.name}:{number}: {_fault(error)}; mend the row")
         except ValueError as error:
             left_out.append(f"{path.name}:{number}: {error}; mend the row")
         else:
