@@ -86,12 +86,12 @@ def pack(
 
 
 def _capacities(lengths: Sequence[int]) -> list[int]:
-    """Row lengths worth trying: those that a whole number of rows would fill, with a little room for what doesn't divide."""
+    """Row lengths worth trying: those that a whole number of rows would fill, with up to a tenth of room for what doesn't divide."""
     longest, total = max(lengths), sum(lengths)
-    filled = (total / rows for rows in range(max(1, total // (5 * longest)), total // longest + 1))
-    return sorted(
-        {longest, *(max(longest, math.ceil(fill * room)) for fill in filled for room in (1, 1.01, 1.02, 1.03, 1.05))}
-    )
+    counts = range(max(1, total // (5 * longest)), total // longest + 1)
+    some = counts[:: max(1, len(counts) // 32)]  # of many numbers of rows neighbours differ little
+    room = [1 + step / 200 for step in range(21)]
+    return sorted({longest, *(max(longest, math.ceil(total / rows * more)) for rows in some for more in room)})
 
 
 def _cost(layout: tuple[list[list[int]], int]) -> float:

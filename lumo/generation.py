@@ -109,8 +109,8 @@ def generate(
     for row, length in enumerate(lengths):
         seen[row, width - length : width] = True
     positions = (seen[:, :width].cumsum(1) - 1).clamp(min=0)
-    heads = [model.head_rows(torch.from_numpy(allowed).to(device)) for allowed in grammar.allowed]
     allowed = [torch.from_numpy(ids).to(device) for ids in grammar.allowed]
+    heads = _heads(model, allowed)
     draws = [np.random.default_rng([sampling.seed, case]) for case in (range(count) if cases is None else cases)]
     steps = torch.arange(width, device=device)
     # [b 1 s s]; a padded step sees itself, lest softmax divide by 0
@@ -135,6 +135,15 @@ def generate(
             hidden = model.hidden(token[:, None], next_position[:, None], mask, cache)[:, -1]
             next_position += 1
     return [_content(row, grammar.end) for row in answers.cpu().numpy()]
+
+
+def _heads(model: LumoModel, allowed: list[Int[Tensor, "_"]]) -> list[Float[Tensor, "_ d"]]:
+    """The head's rows of each set. A set that is the beginning of the longest is a view of it: text has two such, of 152 thousand rows each
+    with Qwen3's vocabulary."""
+    longest = max(allowed, key=len)
+    rows = model.head_rows(longest)
+    begins = [torch.equal(ids, longest[: len(ids)]) for ids in allowed]
+    return [rows[: len(ids)] if begin else model.head_rows(ids) for ids, begin in zip(allowed, begins, strict=True)]
 
 
 def _choose(logits: Float[Tensor, "b a"], sampling: Sampling, draws: list[np.random.Generator]) -> Int[Tensor, "b"]:

@@ -10,8 +10,16 @@ from pathlib import Path
 import torch
 
 
+class MachineError(ValueError):
+    """Something this machine hasn't; the message is one line."""
+
+
 def device_of(wanted: str) -> str:
-    """`cpu` or `cuda`; `auto` takes CUDA where there is one."""
+    """`cpu` or `cuda`; `auto` takes CUDA where there is one. Raises MachineError for CUDA where there is none."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise MachineError(
+            "device is cuda, and torch finds no such device here; set device to cpu or auto, or install torch with CUDA"
+        )
     return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 

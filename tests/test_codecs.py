@@ -424,7 +424,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize(
-    ("clip_s", "frames"), [(0.5, 75), (0.995, 150), (1.0, 150), (1.01, 150 + 6), (1.985, 300), (2.0, 300 + 3)]
+    ("clip_s", "frames"), [(0.5, 75), (0.995, 150), (1.0, 150), (1.01, 150 + 3), (1.985, 300), (2.0, 300 + 3)]
 )
 def test_encodec_48_khz_decodes_clips_of_any_length(tmp_path_factory, clip_s, frames, rng):
     folder = tmp_path_factory.getbasetemp() / "encodec48"

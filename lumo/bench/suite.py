@@ -21,8 +21,9 @@ from lumo.machine import bandwidth, gemm_rate
 from lumo.model import load_model
 from lumo.params import Profile
 from lumo.shards import Plan, read_shards, write_shards
-from lumo.tasks import build_pools
+from lumo.tasks import Mixture, build_pools
 from lumo.tokenizer import load_tokenizer
+from lumo.training import Feed
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -84,7 +85,8 @@ def _miniature(profile: Profile, device: str, folder: Path, add: Callable) -> No
         return steps[0]
 
     add("mini training step", step)
-    add("padding", lambda: padding(mixed, size, space.control("<|pad_mm|>")))
+    feed = Feed(pools, Mixture(params.rates, params.ramp_steps), size, space, profile.seed)
+    add("padding", lambda: padding(feed, params.steps))
     per_token = 1 / steps[0].figures["tokens_per_s"]
     # each sample with one picture or clip is read once and trained twice an epoch, there and back
     add("loading shards", lambda: data.loading(folder / "shards", space, 2 * per_token))

@@ -23,6 +23,7 @@ from lumo.model import LumoModel
 from lumo.sequence import TokenSequence
 from lumo.space import TokenSpace
 from lumo.tasks import TASKS
+from lumo.training import Feed
 
 # Qwen3's embedding rows, SEED-2's 8,192 codes and four EnCodec codebooks of 1,024
 TRUE_LAYOUT = TokenSpace(
@@ -228,15 +229,9 @@ def step_rate(model: LumoModel, sequences: Sequence[TokenSequence], rounds: int,
                       "≥ 0.70", share, min(shares), max(shares), share >= 0.7, figures)  # fmt: skip
 
 
-def padding(sequences: Sequence[TokenSequence], tokens_per_batch: int, pad_id: int, goal: float = 0.95) -> Comparison:
-    """Real tokens of those computed, over batches drawn as training draws them."""
-    rng = np.random.default_rng(0)
-    shares = []
-    for _ in range(50):
-        chosen: list[TokenSequence] = []
-        while sum(map(len, chosen)) < tokens_per_batch:
-            chosen.append(sequences[rng.integers(len(sequences))])
-        shares.append(pack(chosen[:-1], pad_id).real_share)
+def padding(feed: Feed, steps: int, goal: float = 0.95) -> Comparison:
+    """Real tokens of those computed, over batches that training draws."""
+    shares = [feed.at(step).real_share for step in range(0, steps, max(1, steps // 50))]
     share = float(np.mean(shares))
     return Comparison("padding", "real tokens", "tokens computed", f"≥ {goal:.2f}", share, min(shares), max(shares),
                       share >= goal)  # fmt: skip
