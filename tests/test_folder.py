@@ -19,7 +19,8 @@ from refusals import refused
 
 from lumo import stages
 from lumo.codecs import load_codecs
-from lumo.datasets.folder import Adoption, _keep_golden, adopt, clips_of, fitted
+from lumo.datasets import world
+from lumo.datasets.folder import Adoption, _keep_golden, adopt, clips_of, fitted, for_codecs
 from lumo.datasets.manifest import ManifestError, read_manifest
 from lumo.media import Audio, ClipPolicy, Image, read_audio, read_image
 from lumo.params import load_profile
@@ -339,3 +340,22 @@ def test_a_profile_for_it_is_written(folder, tmp_path):
     for row in rows:
         codec.encode([codec.read(tmp_path / "out" / row.modalities.audio.path)])
     assert {row.license for row in rows} == {"CC0-1.0"}
+
+
+@pytest.mark.parametrize("policy", [ClipPolicy(24_000, 1, 0.8), ClipPolicy(48_000, 2, 1.5), ClipPolicy(16_000, 1, 1.0)])
+def test_the_miniatures_media_become_any_codecs(policy):
+    """01_token_space shows them whatever the codecs are."""
+    how = Adoption((96, 96), policy)
+    rng = np.random.default_rng(0)
+    clip = for_codecs(world.play(world.scenes("music")[0], rng), how)
+    assert (clip.sample_rate_hz, clip.samples.shape) == (policy.sample_rate_hz, (policy.channels, policy.samples))
+    assert for_codecs(world.draw(world.scenes("image")[0], rng), how).resolution == (96, 96)
+    silent = for_codecs(Audio(np.zeros((1, 16_000), np.float32), 16_000), how)
+    assert silent.samples.shape == (policy.channels, policy.samples) and not silent.samples.any()
+
+
+def test_media_that_fit_already_are_left_as_they_are():
+    rng = np.random.default_rng(0)
+    clip, picture = world.play(world.scenes("sfx")[0], rng), world.draw(world.scenes("image")[0], rng)
+    assert np.array_equal(for_codecs(clip, HOW).samples, clip.samples)
+    assert for_codecs(picture, HOW) is picture
