@@ -10,8 +10,7 @@ def write_atomically(path: Path | str, data: bytes | str) -> Path:
     """Write a file whole or not at all: to a neighbour first, then renamed over the target."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a name of this process's own: two that write the same file don't write into each other
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)

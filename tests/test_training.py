@@ -31,7 +31,7 @@ from lumo.model import LumoModel, ModelError
 from lumo.params import Stage4, Training
 from lumo.sequence import SequenceBuilder
 from lumo.space import SpaceError
-from lumo.tasks import TASKS, Mixture, Pool, build_pools
+from lumo.tasks import TASKS, Mixture, Pool, TaskError, build_pools
 from lumo.training import Feed, Sums, corrupted, loss_curves, schedule, sizing, summary, sums_of, task_weights, train
 
 SHARED = {"steps": 7, "tokens_per_batch": 250, "max_seq_len": 320, "rows_learning_rate": 1e-2,
@@ -699,7 +699,7 @@ def test_the_parts_of_a_batch_are_the_batch(tokenizer, samples, size):
 
 def test_more_processes_than_sequences_are_refused(tokenizer, samples):
     feed = make_feed(samples, tokenizer.space, TWICE)
-    with refused(ValueError, "sequences in a batch for 999 processes", "raise tokens_per_batch, or start fewer"):
+    with refused(TaskError, "sequences in a batch for 999 processes", "raise tokens_per_batch, or start fewer"):
         feed.at(0, 0, 999)
 
 
