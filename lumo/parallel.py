@@ -6,6 +6,7 @@ environment that `join` reads.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 
@@ -19,6 +20,13 @@ def join(device: str) -> None:
         if device == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Without this torch 2.11 may abort at the very end of a run that went well, when its threads outlive the interpreter."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def rank() -> int:
