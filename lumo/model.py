@@ -295,8 +295,9 @@ def _with_lora(base: nn.Module, rank: int) -> PeftModel:
     try:
         model = get_peft_model(base, config)
     except ValueError as error:  # peft's own, when no module has such a name
+        reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"backbone {type(base).__name__} has none of {', '.join(LORA_TARGETS)}, where LoRA goes; take one that names its projections so"
+            f"backbone {type(base).__name__} takes no LoRA ({reason}); expected projections named {', '.join(LORA_TARGETS)}; take another backbone"
         ) from error
     fold(model)
     return model

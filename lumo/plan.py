@@ -137,10 +137,10 @@ def _feed(profile: Profile, samples: list[Sample], tokenizer: UnifiedTokenizer, 
 
 
 def _look(feed: Feed, steps: int) -> dict[str, float]:
-    """Means over some steps of a run; of `computed`, `row` and `supervised` the largest that were seen."""
+    """Means over some steps of a run; rows and their length of the largest batch, and the most supervised tokens."""
     looks = max(4, min(STEPS_LOOKED_AT, TOKENS_LOOKED_AT // feed.tokens_per_batch))
     batches = [feed.at(step) for step in range(0, steps, max(1, steps // looks))]
-    largest = max(batches, key=lambda batch: batch.input_ids.numel() * (1 + batch.input_ids.shape[1] / 900))
+    largest = max(batches, key=lambda batch: batch.input_ids.numel())
     return {
         "tokens": statistics.fmean(batch.tokens for batch in batches),
         "real_share": statistics.fmean(batch.real_share for batch in batches),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,11 @@ def adopt(
         content[stage]["rates"] = {
             name: rate for name, rate in rates.items() if all(result.rows[letters[x]] for x in name if x in letters)
         }
-    path = out / "profile.yaml"
-    if not path.exists():  # one that is there may have been edited
-        write_atomically(path, yaml.safe_dump(content, sort_keys=False))
+    path, text = out / "profile.yaml", yaml.safe_dump(content, sort_keys=False)
+    if not path.exists():
+        write_atomically(path, text)
+    elif path.read_text() != text:  # it may have been edited, or the data may have grown
+        warnings.warn(
+            f"{path} differs from what this data asks for, and is kept; remove it to have it written anew", stacklevel=2
+        )
     return result, path

@@ -340,6 +340,12 @@ def test_a_profile_for_it_is_written(folder, tmp_path):
     for row in rows:
         codec.encode([codec.read(tmp_path / "out" / row.modalities.audio.path)])
     assert {row.license for row in rows} == {"CC0-1.0"}
+    before = path.read_text()
+    stages.adopt(profile, folder, captions, tmp_path / "out", golden=1, license="CC0-1.0")
+    grown = table(tmp_path / "captions.csv", LINES)
+    with pytest.warns(UserWarning, match=r"profile.yaml differs from what this data asks for, and is kept"):
+        stages.adopt(profile, folder, grown, tmp_path / "out", golden=1, license="CC0-1.0")
+    assert path.read_text() == before
 
 
 @pytest.mark.parametrize("policy", [ClipPolicy(24_000, 1, 0.8), ClipPolicy(48_000, 2, 1.5), ClipPolicy(16_000, 1, 1.0)])

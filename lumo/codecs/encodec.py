@@ -77,9 +77,8 @@ class EncodecCodec:
     def encode(self, media: Sequence[Audio]) -> Int[np.ndarray, "b k t"]:
         check_clips(media, self.policy)
         samples = torch.from_numpy(np.stack([audio.samples for audio in media]))
-        codes = self.model.encode(
-            samples, bandwidth=self.bandwidth_kbps
-        ).audio_codes  # [segment b k t], padded to the longest
+        # [segment b k t], padded to the longest
+        codes = self.model.encode(samples, bandwidth=self.bandwidth_kbps).audio_codes
         kept = [segment[..., :frames] for segment, frames in zip(codes, self.segments, strict=False)]
         return torch.cat(kept, dim=-1).numpy().astype(np.int64)
 

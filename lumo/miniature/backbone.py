@@ -144,8 +144,8 @@ def train(
     """Train and save model and tokenizer to `folder`; the log goes to `folder/log.jsonl`.
 
     answer_steps: at first, on what the text before decides, and on nothing else; text_steps: after that, on all of the text.
-        In this order 500 steps were enough to say every attribute of a caption again; in the other order 1,800 and 1,200 weren't:
-        an attribute of two values is one bit in twenty tokens, and the other tokens' noise hid it.
+        In this order 500 steps were enough to say every attribute of a caption again; in the other order 2,300 and 700 weren't (of
+        them the first 1,800 without `spread_apart`): an attribute of two values is one bit in twenty tokens.
 
     AdamW, although Muon (Jordan et al. 2024) reads the text better (0.75 against 0.78 nats a token after 400 steps): it leaves
     weights twice as large and of full rank, and such a model learned to read pictures more slowly.
