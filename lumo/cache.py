@@ -12,12 +12,14 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 
-def roomy_cache(layers: int, room: int) -> Cache:
+class RoomyCache(Cache):
     """A cache for transformers' models with room for so many steps."""
-    return Cache(layers=[_RoomyLayer(room) for _ in range(layers)])
+
+    def __init__(self, layers: int, room: int):
+        super().__init__(layers=[RoomyLayer(room) for _ in range(layers)])
 
 
-class _RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):
     """Written into room for all steps: growing by concatenation copies all that was before at every token.
 
     What it gives back are views of the part that is filled.

@@ -83,7 +83,7 @@ class Sampling:
 GREEDY = Sampling()
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     model: LumoModel,
     prompts: Sequence[Int[np.ndarray, "_"]],

@@ -45,6 +45,17 @@ def merged(model: nn.Module) -> Iterator[None]:
             layer.kept = None
 
 
+def whole_weight(layer: nn.Module) -> Float[Tensor, "o i"] | None:
+    """The one weight that a layer multiplies by, LoRA included; None where there is none such: a bias, half precision, another adapter."""
+    if isinstance(layer, FoldedLinear):
+        bias, weight = layer.get_base_layer().bias, layer.whole() if layer.can_fold() else None
+    elif type(layer) is nn.Linear and layer.weight.dtype in (torch.float32, torch.float64):
+        bias, weight = layer.bias, layer.weight
+    else:
+        return None
+    return weight if bias is None else None
+
+
 class FoldedLinear(Linear):
     """peft's LoRA around `nn.Linear`, with another forward."""
 

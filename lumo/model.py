@@ -15,7 +15,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from lumo.batches import IGNORE, Batch
-from lumo.cache import roomy_cache
+from lumo.cache import RoomyCache
+from lumo.decoder import Step, short_step
 from lumo.files import write_atomically
 from lumo.lora import fold, merged
 from lumo.loss import split_cross_entropy
@@ -49,6 +50,14 @@ LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 
 class ModelError(ValueError):
     """A backbone or a checkpoint that can't be used; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """past: keys and values so far; short_step: for one token a case, where there is a shorter way than transformers'."""
+
+    past: RoomyCache
+    short_step: Step | None
 
 
 class LumoModel(nn.Module):
@@ -87,23 +96,31 @@ class LumoModel(nn.Module):
         ids: Int[Tensor, "b s"],
         position_ids: Int[Tensor, "b s"],
         mask: Bool[Tensor, "b 1 s past"],
-        cache: Any = None,
+        cache: Decoding | None = None,
     ) -> Float[Tensor, "b s d"]:
-        """Last hidden states. mask: true where a step may look, over what is in the cache and these steps."""
+        """Last hidden states. mask: true where a step may look, over what is in the cache and these steps.
+
+        cache: what `decoding` gave, or none
+        """
+        if cache is not None and cache.short_step and ids.shape[1] == 1:
+            return cache.short_step(self.embed(ids), position_ids, mask)
         output = self._trunk(
             inputs_embeds=self.embed(ids),
             attention_mask=mask,
             position_ids=position_ids,
-            past_key_values=cache,
+            past_key_values=None if cache is None else cache.past,
             use_cache=cache is not None,
         )
         return output.last_hidden_state
 
     @contextmanager
-    def decoding(self, room: int) -> Iterator[Any]:
-        """Gives a cache for `hidden`, with room for so many steps. While it lasts LoRA costs no products of its own."""
-        with merged(self.base):
-            yield roomy_cache(self._causal.config.get_text_config().num_hidden_layers, room)
+    def decoding(self, room: int) -> Iterator[Decoding]:
+        """Gives what `hidden` remembers by, with room for so many steps. While it lasts LoRA costs no products of its own, and nothing is
+        trained."""
+        past = RoomyCache(self._causal.config.get_text_config().num_hidden_layers, room)
+        step = short_step(self._trunk, past)
+        with nullcontext() if step else merged(self.base):
+            yield Decoding(past, step)
 
     @property
     def _causal(self) -> nn.Module:
