@@ -27,7 +27,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from lumo import parallel
-from lumo.batches import Batch, pack
+from lumo.batches import Batch, layout, pack
 from lumo.files import write_atomically
 from lumo.machine import gemm_rate, memory_bytes
 from lumo.model import LumoModel, ModelError, whole_folder
@@ -92,7 +92,7 @@ class Feed:
         return digest.hexdigest()
 
     def at(self, step: int, rank: int = 0, size: int = 1) -> Batch:
-        """About `tokens_per_batch` real tokens (at least one sequence), packed. `groups` counts in the order of `names`.
+        """Up to `tokens_per_batch` real tokens (at least one sequence), packed. `groups` counts in the order of `names`.
 
         rank, size: of several processes, which one asks; their parts together are what a single process would get
         """
@@ -110,6 +110,9 @@ class Feed:
                 break
             chosen.append(sequence)
             groups.append(self.names.index(name))
+        # 23 sequences make no rows of equal length, 22 do: with or without the last one, as a token costs less (1.4 % on average)
+        if len(chosen[-1]) < self.tokens_per_batch / 10:
+            chosen = min(chosen, chosen[:-1], key=_cost_per_token)
         if len(chosen) < size:
             raise TaskError(
                 f"training: {len(chosen)} sequences in a batch for {size} processes; raise tokens_per_batch, or start fewer"
@@ -119,6 +122,11 @@ class Feed:
         mine = sorted(range(len(chosen)), key=lambda i: (-len(chosen[i]), i))[rank::size]
         pad = self.space.control("<|pad_mm|>")
         return pack([chosen[i] for i in mine], pad, [groups[i] for i in mine], [read[i] for i in mine])
+
+
+def _cost_per_token(sequences: Sequence[TokenSequence]) -> float:
+    lengths = [len(sequence) for sequence in sequences]
+    return layout(lengths).cost / sum(lengths)
 
 
 def corrupted(

@@ -231,7 +231,7 @@ def step_rate(model: LumoModel, sequences: Sequence[TokenSequence], rounds: int,
 
 def padding(feed: Feed, steps: int, goal: float = 0.95) -> Comparison:
     """Real tokens of those computed, over batches that training draws."""
-    shares = [feed.at(step).real_share for step in range(0, steps, max(1, steps // 50))]
+    shares = [feed.at(step).real_share for step in range(0, steps, max(1, steps // 300))]
     share = float(np.mean(shares))
     return Comparison("padding", "real tokens", "tokens computed", f"≥ {goal:.2f}", share, min(shares), max(shares),
                       share >= goal)  # fmt: skip
