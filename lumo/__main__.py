@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="stage 4 without a notebook; under torchrun in several processes")
     train.add_argument("run_dir", type=Path, help="a run's folder in which notebooks 01 to 03 have run")
+    train.add_argument("--profile", help="its profile; the one that the run was begun with if not given")
     train.set_defaults(command=_train)
 
     bench = commands.add_parser("bench", help="speed and memory beside the stock way of doing each thing")
@@ -156,14 +157,13 @@ def _run(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from lumo import parallel, show, stages
-    from lumo.machine import use_threads
+    from lumo.params import load_profile
     from lumo.workbook import WorkbookError, folders
 
     folder = options.run_dir.expanduser().resolve()
-    profile = folders.read_profile(folder)
+    profile = load_profile(options.profile) if options.profile else folders.read_profile(folder)
     if profile is None:
         raise WorkbookError(f"{folder}: no run of notebooks there; run 01 to 03 first (lumo run 01 --run-dir {folder})")
-    use_threads(profile.threads)
     with show.Live("stage 4") as live:
         result = stages.stage4(
             profile, folder / "artifacts", lambda p: live.update(p.as_row()) if parallel.rank() == 0 else None

@@ -147,6 +147,7 @@ class Profile(Section):
     seed: CountOrNone = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: CountOrNone = 0  # 0 leaves torch's own choice
+    processes: Count = 1  # that share stage 4, on this machine; on cuda each takes a GPU
     world: World
     data: Data = Data()
     codecs: Codecs

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +19,8 @@ from lumo import parallel
 from lumo.codecs import load_codecs
 from lumo.datasets import folder as own
 from lumo.files import write_atomically
-from lumo.machine import device_of
-from lumo.model import load_model
+from lumo.machine import device_of, use_threads
+from lumo.model import ModelError, load_model
 from lumo.params import Profile
 from lumo.shards import read_shards
 from lumo.tasks import Mixture, build_pools
@@ -34,6 +40,7 @@ def stage4(profile: Profile, artifacts: Path, show: Callable[[Progress], None]) 
     tokenizer = load_tokenizer(profile)
     space = tokenizer.space
     parallel.join(device_of(profile.device))
+    use_threads(profile.threads // parallel.size())  # they share the cores
     model = load_model(profile, space)
     model.load(artifacts / "warm_start" / "final")
     model.add_lora(params.lora_rank, profile.seed)
@@ -47,6 +54,43 @@ def stage4(profile: Profile, artifacts: Path, show: Callable[[Progress], None]) 
     mixture = Mixture(params.rates, params.ramp_steps)
     feed = Feed(pools, mixture, params.tokens_per_batch, space, profile.seed, params.corruption)
     return train(model, feed, params, artifacts / "stage4", profile.seed, show)
+
+
+def shared_stage4(profile: Profile, folder: Path, show: Callable[[dict[str, Any]], Any]) -> None:
+    """The same by `profile.processes` processes beside this one, which only watches: for notebooks, whose own process may hold a GPU already.
+
+    folder: the run's; show: gets the newest line of `stage4/log.jsonl` as a table's row
+    An interrupt stops the processes too, and the next call goes on from their last checkpoint. Raises ModelError when one of them fails.
+    """
+    artifacts = folder / "artifacts"
+    resolved, log = artifacts / "stage4.yaml", artifacts / "stage4" / "log.jsonl"
+    write_atomically(resolved, yaml.safe_dump(profile.model_dump(mode="json"), sort_keys=False))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={profile.processes}"]
+    train = ["-m", "lumo", "train", str(folder), "--profile", str(resolved)]
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen([*launcher, *train], stdout=subprocess.DEVNULL, stderr=said, text=True)
+        try:
+            while process.poll() is None:
+                time.sleep(1)
+                if row := _newest(log, profile.stage4.steps):
+                    show(row)
+        finally:
+            process.terminate()  # torchrun hands it on to all of them
+            process.wait()
+        if process.returncode:
+            said.seek(0)
+            reasons = re.findall(r"^\w+Error: .+", said.read(), re.MULTILINE) or [f"exit status {process.returncode}"]
+            raise ModelError(f"stage 4 in {profile.processes} processes: {reasons[0]}")
+
+
+def _newest(log: Path, steps: int) -> dict[str, Any] | None:
+    """The last whole line of a log that is being written, as a row."""
+    whole = log.read_text().rpartition("\n")[0].splitlines() if log.is_file() else []
+    if not whole:
+        return None
+    line = json.loads(whole[-1])
+    losses = {f"{task} loss": loss / line["target_tokens"][task] for task, loss in line["losses"].items() if loss}
+    return {"step": f"{line['step'] + 1} of {steps}", **losses, "tokens/s": line["tokens"] / line["seconds"]}
 
 
 def adopt(

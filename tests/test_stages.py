@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from refusals import refused
@@ -42,6 +43,46 @@ def test_stage4_trains_once_and_is_then_loaded(profile, artifacts):
     assert stages.stage4(profile, artifacts, pytest.fail) == result
     assert (artifacts / "stage4" / "log.jsonl").read_text() == log and len(log.splitlines()) == 3
     assert json.loads(log.splitlines()[0])["tokens"] > 0
+
+
+def test_processes_beside_a_notebook_train_and_the_notebook_loads(profile, artifacts):
+    """Stage 4's real command, twice: for the figures of one process, and for the first thing that goes wrong."""
+    artifacts.rename(artifacts.with_name("artifacts"))
+    folder = artifacts.parent
+    shown = []
+    two = profile.model_copy(update={"processes": 2})
+    stages.shared_stage4(two, folder, shown.append)
+    log = folder / "artifacts" / "stage4" / "log.jsonl"
+    steps = [json.loads(line)["losses"] for line in log.read_text().splitlines()]
+    written = log.read_text()
+    loaded = stages.stage4(two, folder / "artifacts", pytest.fail)  # nothing is left to train
+    assert log.read_text() == written and loaded["tokens"] > 0
+    alone = folder / "alone"
+    for name in ("shards", "warm_start"):
+        shutil.copytree(folder / "artifacts" / name, alone / name)
+    stages.stage4(profile, alone, lambda progress: None)
+    for line, losses in zip((alone / "stage4" / "log.jsonl").read_text().splitlines(), steps, strict=True):
+        assert json.loads(line)["losses"] == pytest.approx(losses, rel=1e-4)
+    shutil.rmtree(folder / "artifacts" / "warm_start")
+    shutil.rmtree(folder / "artifacts" / "stage4")
+    with refused(ModelError, "stage 4 in 2 processes: ModelError:", "warm_start/final: no checkpoint there"):
+        stages.shared_stage4(two, folder, shown.append)
+
+
+def test_the_newest_line_of_a_log_is_shown_when_it_is_whole(tmp_path):
+    log = tmp_path / "log.jsonl"
+    line = {
+        "step": 4,
+        "losses": {"a2t": 6.0, "t2a": 0.0},
+        "target_tokens": {"a2t": 3, "t2a": 0},
+        "tokens": 50,
+        "seconds": 0.5,
+    }
+    assert stages._newest(log, 9) is None
+    log.write_text(json.dumps(line))
+    assert stages._newest(log, 9) is None
+    log.write_text(json.dumps(line) + "\n" + '{"step": 5, "los')
+    assert stages._newest(log, 9) == {"step": "5 of 9", "a2t loss": 2.0, "tokens/s": 100.0}
 
 
 def test_a_warm_start_that_is_not_there_is_named(profile, artifacts):
