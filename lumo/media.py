@@ -140,6 +140,13 @@ def _rgb(picture: PILImage.Image) -> PILImage.Image:
     return picture.convert("RGB")
 
 
+def stretched(image: Image, resolution: tuple[int, int]) -> Image:
+    """The whole picture at (height, width), its proportions changed: bicubic, over as many pixels as one of the new covers."""
+    height, width = resolution
+    made = PILImage.fromarray(image.pixels).resize((width, height), PILImage.Resampling.BICUBIC)
+    return Image(np.array(made))
+
+
 def read_audio(path: Path | str, policy: ClipPolicy | None = None) -> Audio:
     """Read a WAV, FLAC, MP3 or Ogg file.
 

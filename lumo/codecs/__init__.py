@@ -98,13 +98,19 @@ def load_codecs(params: CodecParams) -> CodecSet:
     # imported here: the protocol alone needs no torch
     from lumo.codecs.dac import DacCodec
     from lumo.codecs.encodec import EncodecCodec
+    from lumo.codecs.seed2 import Seed2Codec
     from lumo.codecs.spectral import SpectralCodec
     from lumo.codecs.twotone import TwoToneCodec
 
-    audio, folder = params.audio, weights_folder(params.audio.path, "audio_codec")
-    adapters = {
+    image, audio = params.image, params.audio
+    folder = weights_folder(audio.path, "audio_codec")
+    pictures = {
+        "seed2": lambda: Seed2Codec(weights_folder(image.path, "image_codec", "seed_quantizer.pt"), image.steps or 20),
+        "twotone": lambda: TwoToneCodec(weights_folder(image.path, "image_codec")),
+    }
+    sounds = {
         "dac": lambda: DacCodec(folder, audio.codebooks, audio.clip_s),
         "encodec": lambda: EncodecCodec(folder, audio.bandwidth_kbps, audio.clip_s, audio.scale),
         "spectral": lambda: SpectralCodec(folder, audio.bandwidth_kbps, audio.clip_s),
     }
-    return CodecSet(TwoToneCodec(weights_folder(params.image.path, "image_codec")), adapters[audio.name]())
+    return CodecSet(pictures[image.name](), sounds[audio.name]())

@@ -1,0 +1,135 @@
+"""SEED-2: a picture as 32 codes that say what is in it, and back through Stable unCLIP.
+
+Source: Ge et al. 2023, "Making LLaMA SEE and draw with SEED tokenizer". The codes become one image embedding of CLIP ViT-H/14, and a
+diffusion model draws a picture of that: its meaning comes back, its layout doesn't.
+
+Axes: b picture · k codebook, of which there is one · t query, in the order in which the model asked · e embedding · c channel · h w pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+
+from lumo.codecs import CodecError, weights_sha256
+from lumo.codecs.seed2_network import Seed2Config, read_seed2
+from lumo.codecs.twotone import pixels_of
+from lumo.media import Image, read_image, stretched
+
+# of each channel in 0…1, as CLIP has them
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+GUIDANCE = 10.0  # what SEED's own loader asks of unCLIP, as noise level 0
+
+
+class Seed2Codec:
+    """Pictures of 224 x 224 pixels, one codebook of 8,192.
+
+    folder: seed_quantizer.pt; eva_vit_g.pth, where that has no vision tower; and to decode unclip/, a `StableUnCLIPImg2ImgPipeline`
+        in diffusers' format with safetensors weights
+    steps: of denoising a picture
+    Raises CodecError when the weights can't be read or lack something; without unclip/ only when it is to decode.
+    """
+
+    name = "seed2"
+    codebooks = 1
+
+    def __init__(self, folder: Path, steps: int = 20, config: Seed2Config | None = None):
+        self.config = config or Seed2Config()
+        self.model, self.files = read_seed2(folder, self.config)
+        self.unclip, self.steps = folder / "unclip", steps
+        self.cardinalities = (self.config.codes,)
+        self.frames = self.config.queries
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """How codes are drawn is no part of what they mean, so unclip/ and its steps aren't in it."""
+        quantizer, *tower = map(weights_sha256, self.files)
+        return {
+            "name": self.name,
+            "weights_sha256": quantizer,
+            **({"vision_sha256": tower[0]} if tower else {}),
+            "resolution": self.config.resolution,
+            "channels": 3,
+            "codebooks": self.codebooks,
+            "cardinality": self.config.codes,
+            "frames": self.frames,
+            "order": "queries in the order of the Q-Former, each knows those before it",
+        }
+
+    def read(self, path: Path) -> Image:
+        """A picture of any size, stretched to a square as SEED-2 was trained: all of it is seen, its proportions aren't."""
+        return stretched(read_image(path), (self.config.resolution,) * 2)
+
+    @torch.no_grad()
+    def encode(self, media: Sequence[Image]) -> Int[np.ndarray, "b k t"]:
+        side = self.config.resolution
+        for image in media:
+            if image.resolution != (side, side):
+                raise CodecError(
+                    f"codec 'image' reads {side}x{side} pixels, got {image.resolution[1]}x{image.resolution[0]}; resize it first"
+                )
+        return self.model.encode((pixels_of(media) / 255 - MEAN) / STD)[:, None].numpy()
+
+    @torch.no_grad()
+    def embed(self, codes: Int[np.ndarray, "b k t"]) -> Float[np.ndarray, "b e"]:
+        """The embeddings of CLIP ViT-H/14 that the codes stand for; needs no unclip/."""
+        if codes.shape[1:] != (self.codebooks, self.frames) or not ((codes >= 0) & (codes < self.config.codes)).all():
+            raise CodecError(
+                f"codec 'image' decodes (codebooks, queries) {(self.codebooks, self.frames)} of codes below {self.config.codes}, "
+                f"got {codes.shape[1:]} up to {codes.max(initial=0)}; is this another codec's picture?"
+            )
+        return self.model.embed(torch.from_numpy(codes[:, 0])).numpy()
+
+    def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Image]:
+        """Pictures of unCLIP's size, 768 x 768 as published. Same codes, same picture, in whatever batch."""
+        return [self._draw(embedding) for embedding in torch.from_numpy(self.embed(codes))]
+
+    def _draw(self, embedding: Float[torch.Tensor, "e"]) -> Image:
+        made = self._pipeline(
+            image_embeds=embedding[None],
+            noise_level=0,
+            guidance_scale=GUIDANCE,
+            num_inference_steps=self.steps,
+            generator=torch.Generator().manual_seed(0),  # one for each picture, so that its neighbours don't matter
+            output_type="np",
+        )
+        return Image((made.images[0] * 255).round().astype(np.uint8))
+
+    @cached_property
+    def _pipeline(self) -> Any:
+        """Read when a picture is first drawn: codes alone need neither diffusers nor the memory."""
+        return read_unclip(self.unclip, self.config.embedding)
+
+
+def read_unclip(folder: Path, embedding: int) -> Any:
+    """A `StableUnCLIPImg2ImgPipeline` for embeddings of that many numbers, on the CPU. Raises CodecError."""
+    if not folder.is_dir():
+        raise CodecError(
+            f"{folder}: no such folder, and SEED-2's codes become pictures only there; "
+            "put diffusers' folder of stable-diffusion-2-1-unclip in its place"
+        )
+    try:
+        from diffusers import StableUnCLIPImg2ImgPipeline
+    except (ImportError, RuntimeError) as error:  # the latter when it doesn't get along with another package
+        reason = " ".join(str(error).split())[:200]
+        raise CodecError(
+            f"codec 'image' draws SEED-2's pictures with diffusers, which can't be loaded ({reason}); pip install diffusers"
+        ) from error
+    try:
+        pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        size = pipeline.image_normalizer.config.embedding_dim
+        if size != embedding:
+            raise ValueError(f"it draws from embeddings of {size} numbers, SEED-2 gives {embedding}")
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CodecError(f"{folder}: no unCLIP that can be read ({reason}); fetch it again") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
