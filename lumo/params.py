@@ -66,19 +66,19 @@ class Data(Section):
 
 
 class ImageCodec(Section):
-    """path: a folder with weights; null is the miniature's own.
+    """path: a folder with weights; null is the miniature's own, a two-tone.
 
     steps: of drawing a picture, see `Seed2Codec`
     """
 
-    name: Literal["twotone", "seed2"] = "twotone"
+    name: Literal["twotone", "seed2", "vqgan"] = "twotone"
     path: str | None = None
     steps: Count | None = None
 
     @model_validator(mode="after")
     def _explicit(self) -> ImageCodec:
-        if self.name == "seed2" and self.path is None:
-            raise ValueError("seed2 wants path, a folder with seed_quantizer.pt")
+        if self.path is None and self.name != "twotone":
+            raise ValueError(f"{self.name} wants path, the folder with its weights")
         if self.steps is not None and self.name != "seed2":
             raise ValueError(f"{self.name} has no steps; remove it")
         return self
@@ -232,21 +232,21 @@ def _line(where: str, fault: dict) -> str:
     return f"{where}: {key} is {fault['input']!r}; {message[0].lower()}{message[1:]}"
 
 
-def weights_folder(path: str | None, miniature: str, first: str = "config.json") -> Path:
+def weights_folder(path: str | None, miniature: str, files: tuple[str, ...] = ("config.json",)) -> Path:
     """Where a part's weights lie: a folder that the profile names, relative to the project, or the miniature's own. Of
     EnCodec's, Meta's own `.th` file instead of a folder.
 
-    first: the file that such a folder must have
-    Raises ParamsError when it isn't there, or no such `.th` file.
+    files: what must lie there
+    Raises ParamsError when one of them doesn't, or when there is no such `.th` file.
     """
     folder = MINIATURE / miniature if path is None else ROOT / Path(path).expanduser()
     if folder.suffix == ".th":
         if not folder.is_file():
             raise ParamsError(f"{folder}: no such file; expected EnCodec's weights in Meta's format")
         return folder
-    if not (folder / first).is_file():
-        more = " and safetensors weights" if first == "config.json" else ""
-        raise ParamsError(f"{folder}: no {first} there; expected a folder with {first}{more}")
+    for file in files:
+        if not (folder / file).is_file():
+            raise ParamsError(f"{folder}: no {file} there; expected a folder with {' and '.join(files)}")
     return folder
 
 

@@ -60,7 +60,7 @@ ROOMS = {
     "soundfile": {"media"},
     "soxr": {"datasets/folder"},
     "PIL": {"media", "datasets/folder"},
-    "pydantic": {"params", "datasets/manifest"},
+    "pydantic": {"params", "datasets/manifest", "codecs/taming"},
     "IPython": {"show", "workbook"},
     "ipywidgets": {"show"},
     "matplotlib": {"show"},

@@ -548,7 +548,7 @@ def test_a_profile_names_it(folder, tmp_path):
         load_codecs(params(path=str(folder), steps=5))
     with refused(ParamsError, f"{tmp_path}: no seed_quantizer.pt there; expected a folder with seed_quantizer.pt"):
         load_codecs(params(path=str(tmp_path)))
-    with refused(ParamsError, "codecs.image is ", "seed2 wants path, a folder with seed_quantizer.pt"):
+    with refused(ParamsError, "codecs.image is ", "seed2 wants path, the folder with its weights"):
         params()
     with refused(ParamsError, "twotone has no steps; remove it"):
         load_profile("smoke", {"codecs": {"image": {"steps": 5}}})

@@ -93,6 +93,15 @@ def check_clips(media: Sequence[Audio], policy: ClipPolicy) -> None:
             )
 
 
+def check_pictures(media: Sequence[Image], side: int) -> None:
+    """Raises CodecError for a picture that isn't `side` pixels high and wide."""
+    for image in media:
+        if image.resolution != (side, side):
+            raise CodecError(
+                f"codec 'image' reads {side}x{side} pixels, got {image.resolution[1]}x{image.resolution[0]}; resize it first"
+            )
+
+
 def load_codecs(params: CodecParams) -> CodecSet:
     """The codecs that a profile names, from their folders or from the miniature. Raises CodecError."""
     # imported here: the protocol alone needs no torch
@@ -101,12 +110,16 @@ def load_codecs(params: CodecParams) -> CodecSet:
     from lumo.codecs.seed2 import Seed2Codec
     from lumo.codecs.spectral import SpectralCodec
     from lumo.codecs.twotone import TwoToneCodec
+    from lumo.codecs.vqgan import VqganCodec
 
     image, audio = params.image, params.audio
     folder = weights_folder(audio.path, "audio_codec")
     pictures = {
-        "seed2": lambda: Seed2Codec(weights_folder(image.path, "image_codec", "seed_quantizer.pt"), image.steps or 20),
+        "seed2": lambda: Seed2Codec(
+            weights_folder(image.path, "image_codec", ("seed_quantizer.pt",)), image.steps or 20
+        ),
         "twotone": lambda: TwoToneCodec(weights_folder(image.path, "image_codec")),
+        "vqgan": lambda: VqganCodec(weights_folder(image.path, "image_codec", ("model.yaml", "last.ckpt"))),
     }
     sounds = {
         "dac": lambda: DacCodec(folder, audio.codebooks, audio.clip_s),

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 
-from lumo.codecs import CodecError, weights_sha256
+from lumo.codecs import CodecError, check_pictures, weights_sha256
 from lumo.codecs.seed2_network import Seed2Config, read_seed2
 from lumo.codecs.twotone import pixels_of
 from lumo.media import Image, read_image, stretched
@@ -70,12 +70,7 @@ class Seed2Codec:
 
     @torch.no_grad()
     def encode(self, media: Sequence[Image]) -> Int[np.ndarray, "b k t"]:
-        side = self.config.resolution
-        for image in media:
-            if image.resolution != (side, side):
-                raise CodecError(
-                    f"codec 'image' reads {side}x{side} pixels, got {image.resolution[1]}x{image.resolution[0]}; resize it first"
-                )
+        check_pictures(media, self.config.resolution)
         return self.model.encode((pixels_of(media) / 255 - MEAN) / STD)[:, None].numpy()
 
     @torch.no_grad()

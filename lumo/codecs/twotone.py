@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumo.codecs import CodecError, weights_sha256
+from lumo.codecs import CodecError, check_pictures, weights_sha256
 from lumo.codecs.vectors import nearest
 from lumo.media import Image, read_image
 
@@ -108,12 +108,7 @@ class TwoToneCodec:
         return read_image(path, (self.config.resolution,) * 2)
 
     def encode(self, media: Sequence[Image]) -> Int[np.ndarray, "b k t"]:
-        side = self.config.resolution
-        for image in media:
-            if image.resolution != (side, side):
-                raise CodecError(
-                    f"codec 'image' reads {side}x{side} pixels, got {image.resolution[1]}x{image.resolution[0]}; resize it first"
-                )
+        check_pictures(media, self.config.resolution)
         tones, masks = split(cut(pixels_of(media), self.config), self.config)
         codes = torch.stack([nearest(tones, self.tones), nearest(masks, self.masks)])
         return codes.unflatten(1, (len(media), self.frames)).transpose(0, 1).contiguous().numpy()
