@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from lumo import hub
+
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS = ROOT / "params"
 MINIATURE = Path(__file__).resolve().parent / "miniature" / "weights"
@@ -113,7 +115,7 @@ class Codecs(Section):
 
 
 class Backbone(Section):
-    """path: a folder in Hugging Face's format; null is the miniature's own."""
+    """path: a folder in Hugging Face's format, or `hub:OWNER/NAME`, see `lumo.hub`; null is the miniature's own."""
 
     path: str | None = None
 
@@ -233,13 +235,13 @@ def _line(where: str, fault: dict) -> str:
 
 
 def weights_folder(path: str | None, miniature: str, files: tuple[str, ...] = ("config.json",)) -> Path:
-    """Where a part's weights lie: a folder that the profile names, relative to the project, or the miniature's own. Of
-    EnCodec's, Meta's own `.th` file instead of a folder.
+    """Where a part's weights lie: a folder that the profile names, relative to the project or in the hub's cache (`hub:OWNER/NAME`,
+    see `lumo.hub`), or the miniature's own. Of EnCodec's, Meta's own `.th` file instead of a folder.
 
     files: what must lie there
-    Raises ParamsError when one of them doesn't, or when there is no such `.th` file.
+    Raises ParamsError when one of them doesn't, or when there is no such `.th` file; HubError for what the cache hasn't.
     """
-    folder = MINIATURE / miniature if path is None else ROOT / Path(path).expanduser()
+    folder = MINIATURE / miniature if path is None else _named(path)
     if folder.suffix == ".th":
         if not folder.is_file():
             raise ParamsError(f"{folder}: no such file; expected EnCodec's weights in Meta's format")
@@ -248,6 +250,10 @@ def weights_folder(path: str | None, miniature: str, files: tuple[str, ...] = ("
         if not (folder / file).is_file():
             raise ParamsError(f"{folder}: no {file} there; expected a folder with {' and '.join(files)}")
     return folder
+
+
+def _named(path: str) -> Path:
+    return hub.snapshot(path) if hub.is_hub(path) else ROOT / Path(path).expanduser()
 
 
 def dotted(key: str, value: Any) -> dict:

@@ -37,10 +37,10 @@ def stage4(profile: Profile, artifacts: Path, show: Callable[[Progress], None]) 
     Raises what `train` raises, and ShardError or ModelError for an artifact that isn't there.
     """
     params = profile.stage4
+    parallel.join(device_of(profile.device))  # first: it says which GPU is this process's
+    use_threads(profile.threads // parallel.size())  # they share the cores
     tokenizer = load_tokenizer(profile)
     space = tokenizer.space
-    parallel.join(device_of(profile.device))
-    use_threads(profile.threads // parallel.size())  # they share the cores
     model = load_model(profile, space)
     model.load(artifacts / "warm_start" / "final")
     model.add_lora(params.lora_rank, profile.seed)

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from lumo import patterns
 from lumo.codecs import CodecError, CodecSet, load_codecs
+from lumo.machine import device_of
 from lumo.media import Audio, Image
 from lumo.params import Profile, weights_folder
 from lumo.space import TokenSpace, block_names
@@ -84,8 +85,9 @@ def make_space(backbone: Path, codecs: CodecSet) -> TokenSpace:
 
 
 def load_tokenizer(profile: Profile) -> UnifiedTokenizer:
-    """The unified tokenizer of a profile's backbone and codecs. Raises ParamsError or CodecError."""
-    backbone, codecs = weights_folder(profile.backbone.path, "backbone"), load_codecs(profile.codecs)
+    """The unified tokenizer of a profile's backbone and codecs, these on its device. Raises ParamsError, HubError, CodecError or MachineError."""
+    backbone = weights_folder(profile.backbone.path, "backbone")
+    codecs = load_codecs(profile.codecs, device_of(profile.device))
     return UnifiedTokenizer(make_space(backbone, codecs), load_text_tokenizer(backbone), codecs)
 
 

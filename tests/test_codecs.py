@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from refusals import refused
 from safetensors.torch import load_file, save_file
+from torch.utils._pytree import tree_map_only
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 
 from lumo.codecs import CodecError, load_codecs, weights_sha256
@@ -470,3 +472,71 @@ def test_codecs_of_a_profile(weights, tmp_path, codecs):
         load_codecs(params(weights / "image_codec", tmp_path / "none"))
     with refused(CodecError, "no image codec that can be read"):
         load_codecs(params(weights / "encodec", weights / "encodec"))
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+NETWORKS = {
+    "encodec": lambda folder, device: EncodecCodec(folder, 0.4, 1.0, device=device),
+    "segments": lambda folder, device: EncodecCodec(folder, 0.4, 1.0, scale=0.1, device=device),
+    "dac": lambda folder, device: DacCodec(folder, 3, 1.0, device),
+}
+
+
+class Elsewhere:
+    """A model that takes and gives tensors of the device "meta" alone, for machines with a CPU alone; it computes on zeros."""
+
+    device = torch.device("meta")
+
+    def __init__(self, model):
+        self.model, self.config = model, model.config
+
+    def encode(self, samples, **how):
+        return self._moved(self.model.encode(self._there(samples), **how))
+
+    def decode(self, *codes, **how):
+        arguments = tree_map_only(torch.Tensor, self._there, (codes, how))
+        return self._moved(self.model.decode(*arguments[0], **arguments[1]))
+
+    def _there(self, tensor):
+        assert tensor.device == self.device
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+    def _moved(self, output):
+        return SimpleNamespace(**tree_map_only(torch.Tensor, lambda it: it.to(self.device), dict(output)))
+
+
+@pytest.mark.parametrize("part", NETWORKS)
+def test_what_goes_in_follows_the_model_and_what_comes_out_is_here(weights, clips, part, monkeypatch):
+    codec = NETWORKS[part](weights / part, "cpu")
+    codec.model = Elsewhere(codec.model)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda it: torch.zeros(it.shape, dtype=it.dtype))  # "meta" has no values
+    codes = codec.encode(clips)
+    assert codes.shape == (len(clips), codec.codebooks, codec.frames)
+    assert [made.samples.shape for made in codec.decode(codes)] == [clip.samples.shape for clip in clips]
+
+
+@pytest.mark.parametrize(
+    ("part", "audio"),
+    [("encodec", {"bandwidth_kbps": 0.4}), ("dac", {"bandwidth_kbps": None, "codebooks": 3})],
+)
+def test_a_profiles_networks_are_loaded_onto_its_device(weights, part, audio):
+    overrides = {
+        "image": {"path": str(weights / "image_codec")},
+        "audio": {"name": part, "path": str(weights / part)} | audio,
+    }
+    params = load_profile("smoke", {"codecs": overrides}).codecs
+    assert load_codecs(params).audio.model.device.type == "cpu"
+    moved = load_codecs(params, "meta")
+    assert {value.device.type for value in moved.audio.model.state_dict().values()} == {"meta"}
+    assert moved.audio.card == load_codecs(params).audio.card
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("part", NETWORKS)
+def test_a_gpu_gives_the_cpus_codes_but_for_rounding(weights, clips, part):
+    here, there = (NETWORKS[part](weights / part, device) for device in ("cpu", "cuda"))
+    codes = here.encode(clips)
+    assert np.mean(there.encode(clips) == codes) > 0.9
+    for one, other in zip(here.decode(codes), there.decode(codes), strict=True):
+        assert np.abs(one.samples - other.samples).max() <= 0.02 * max(one.peak, 0.01)

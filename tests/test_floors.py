@@ -16,6 +16,7 @@ LUMO = Path(__file__).resolve().parent.parent / "lumo"
 FLOORS = {
     "__init__": 0,
     "files": 0,
+    "hub": 0,
     "space": 1,
     "media": 1,
     "patterns": 1,
@@ -27,6 +28,7 @@ FLOORS = {
     "lora": 2,
     "codecs": 2,
     "datasets": 2,
+    "fidelity": 2,
     "tokenizer": 3,
     "batches": 3,
     "loss": 3,
@@ -54,6 +56,7 @@ ROOMS = {
     "transformers": {"model", "decoder", "tokenizer", "cache", "codecs", "miniature", "bench"},
     "diffusers": {"codecs/seed2"},
     "peft": {"model", "lora", "bench"},
+    "huggingface_hub": {"hub", "codecs"},
     "tokenizers": {"miniature"},
     "safetensors": {"model", "codecs", "training", "miniature"},
     "webdataset": {"shards"},
@@ -70,7 +73,9 @@ ROOMS = {
     "nbclient": {"workbook"},
     "jupyter_client": {"workbook"},
 }
-NO_TORCH = {"files", "space", "media", "patterns", "params", "sequence", "datasets", "shards", "scores", "show"}
+NO_TORCH = {
+    "files", "hub", "space", "media", "patterns", "params", "sequence", "datasets", "fidelity", "shards", "scores", "show",
+}  # fmt: skip
 
 
 def imported(source: str) -> list[tuple[int, str]]:

@@ -552,3 +552,13 @@ def test_a_profile_names_it(folder, tmp_path):
         params()
     with refused(ParamsError, "twotone has no steps; remove it"):
         load_profile("smoke", {"codecs": {"image": {"steps": 5}}})
+
+
+def test_what_goes_in_follows_the_model_and_what_comes_out_is_here(folder, pictures, codec, monkeypatch):
+    """On "meta", which has no values: an input left behind would be on another device than the weights."""
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda it: torch.zeros(it.shape, dtype=it.dtype))
+    moved = Seed2Codec(folder, config=SMALL, device="meta")
+    assert {value.device.type for value in moved.model.state_dict().values()} == {"meta"}
+    codes = moved.encode(pictures)
+    assert codes.shape == codec.encode(pictures).shape
+    assert moved.embed(codes).shape == codec.embed(codes).shape

@@ -16,7 +16,8 @@ from refusals import check_line, refused
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config
 
-from lumo.codecs import CodecError, CodecSet
+from lumo import tokenizer as tokenizing
+from lumo.codecs import CodecError, CodecSet, load_codecs
 from lumo.codecs.encodec import EncodecCodec
 from lumo.codecs.twotone import TwoToneCodec
 from lumo.datasets import world
@@ -191,3 +192,12 @@ def test_the_tokenizer_of_a_profile(toy_folder, tmp_path, tokenizer):
         load_tokenizer(profile(tmp_path))
     with refused(CodecError, "encodec: no tokenizer that can be read"):
         load_tokenizer(profile(toy_folder / "encodec"))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_codecs_take_the_profiles_device(monkeypatch, device):
+    asked = []
+    monkeypatch.setattr(tokenizing, "device_of", lambda wanted: wanted)  # as if every machine had both
+    monkeypatch.setattr(tokenizing, "load_codecs", lambda params, device: asked.append(device) or load_codecs(params))
+    load_tokenizer(load_profile("smoke", {"device": device}))
+    assert asked == [device]

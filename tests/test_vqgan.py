@@ -542,3 +542,13 @@ def test_another_class_of_lightnings_is_refused_by_its_name(folder, state, monke
     torch.save({"state_dict": state, "callbacks": {kind: {}}}, folder / "last.ckpt")
     with refused(CodecError, "pytorch_lightning.callbacks.model_checkpoint.Other", "save {'state_dict': ...} alone"):
         VqganCodec(folder)
+
+
+def test_what_goes_in_follows_the_model_and_what_comes_out_is_here(whole, pictures, codec, monkeypatch):
+    """On "meta", which has no values: an input left behind would be on another device than the weights."""
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda it: torch.zeros(it.shape, dtype=it.dtype))
+    moved = VqganCodec(whole, "meta")
+    assert {value.device.type for value in moved.model.state_dict().values()} == {"meta"}
+    codes = moved.encode(pictures)
+    assert codes.shape == codec.encode(pictures).shape
+    assert [made.resolution for made in moved.decode(codes)] == [picture.resolution for picture in pictures]

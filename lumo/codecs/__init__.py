@@ -102,8 +102,11 @@ def check_pictures(media: Sequence[Image], side: int) -> None:
             )
 
 
-def load_codecs(params: CodecParams) -> CodecSet:
-    """The codecs that a profile names, from their folders or from the miniature. Raises CodecError."""
+def load_codecs(params: CodecParams, device: str = "cpu") -> CodecSet:
+    """The codecs that a profile names, from their folders or from the miniature. Raises CodecError.
+
+    device: where their networks compute; the miniature's own are tables and stay on the CPU
+    """
     # imported here: the protocol alone needs no torch
     from lumo.codecs.dac import DacCodec
     from lumo.codecs.encodec import EncodecCodec
@@ -116,14 +119,14 @@ def load_codecs(params: CodecParams) -> CodecSet:
     folder = weights_folder(audio.path, "audio_codec")
     pictures = {
         "seed2": lambda: Seed2Codec(
-            weights_folder(image.path, "image_codec", ("seed_quantizer.pt",)), image.steps or 20
+            weights_folder(image.path, "image_codec", ("seed_quantizer.pt",)), image.steps or 20, device=device
         ),
         "twotone": lambda: TwoToneCodec(weights_folder(image.path, "image_codec")),
-        "vqgan": lambda: VqganCodec(weights_folder(image.path, "image_codec", ("model.yaml", "last.ckpt"))),
+        "vqgan": lambda: VqganCodec(weights_folder(image.path, "image_codec", ("model.yaml", "last.ckpt")), device),
     }
     sounds = {
-        "dac": lambda: DacCodec(folder, audio.codebooks, audio.clip_s),
-        "encodec": lambda: EncodecCodec(folder, audio.bandwidth_kbps, audio.clip_s, audio.scale),
+        "dac": lambda: DacCodec(folder, audio.codebooks, audio.clip_s, device),
+        "encodec": lambda: EncodecCodec(folder, audio.bandwidth_kbps, audio.clip_s, audio.scale, device),
         "spectral": lambda: SpectralCodec(folder, audio.bandwidth_kbps, audio.clip_s),
     }
     return CodecSet(pictures[image.name](), sounds[audio.name]())

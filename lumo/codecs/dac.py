@@ -28,13 +28,14 @@ class DacCodec:
     folder: config.json and model.safetensors
     codebooks: how many; fewer make fewer tokens and less fidelity
     clip_s: seconds of every clip; encoded with silence up to a whole number of frames, which decoding takes away
+    device: where the model computes; codes and clips are on the CPU
     Raises CodecError for more codebooks than there are.
     """
 
     name = "dac"
 
-    def __init__(self, folder: Path, codebooks: int, clip_s: float):
-        self.model = load_pretrained(DacModel, folder, "DAC")
+    def __init__(self, folder: Path, codebooks: int, clip_s: float, device: str = "cpu"):
+        self.model = load_pretrained(DacModel, folder, "DAC").to(device)
         config = self.model.config
         if not 1 <= codebooks <= config.n_codebooks:
             raise CodecError(f"{folder}: no {codebooks} codebooks, expected 1 to {config.n_codebooks}")
@@ -53,17 +54,17 @@ class DacCodec:
     @torch.no_grad()
     def encode(self, media: Sequence[Audio]) -> Int[np.ndarray, "b k t"]:
         check_clips(media, self.policy)
-        samples = torch.from_numpy(np.stack([audio.samples for audio in media]))
+        samples = torch.from_numpy(np.stack([audio.samples for audio in media])).to(self.model.device)
         silence = self.frames * self.model.config.hop_length - self.policy.samples
         codes = self.model.encode(F.pad(samples, (0, silence)), n_quantizers=self.codebooks).audio_codes
-        return codes.numpy().astype(np.int64)
+        return codes.cpu().numpy().astype(np.int64)
 
     @torch.no_grad()
     def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Audio]:
         if codes.shape[1] != self.codebooks:
             raise CodecError(f"codec 'audio' has {self.codebooks} codebooks, got {codes.shape[1]}")
-        samples = self.model.decode(audio_codes=torch.from_numpy(codes)).audio_values
+        samples = self.model.decode(audio_codes=torch.from_numpy(codes).to(self.model.device)).audio_values
         # odd strides (24 kHz) give back a few samples less than went in
         missing = max(0, self.policy.samples - samples.shape[-1])
         samples = F.pad(samples, (0, missing))[:, None, : self.policy.samples]
-        return [Audio(clip, self.policy.sample_rate_hz) for clip in samples.numpy()]
+        return [Audio(clip, self.policy.sample_rate_hz) for clip in samples.cpu().numpy()]

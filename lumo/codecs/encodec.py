@@ -31,15 +31,18 @@ class EncodecCodec:
     clip_s: seconds of every clip
     scale: for models that divide each segment by its loudness (48 kHz) before they code it. That number is no token, so what is
         decoded has to be given one: the root mean square of every decoded segment, full scale being 1. None for all others.
+    device: where the model computes; codes and clips are on the CPU
     Raises CodecError for another bandwidth, and for a scale that is missing or has no use.
     """
 
     name = "encodec"
 
-    def __init__(self, weights: Path, bandwidth_kbps: float, clip_s: float, scale: float | None = None):
+    def __init__(
+        self, weights: Path, bandwidth_kbps: float, clip_s: float, scale: float | None = None, device: str = "cpu"
+    ):
         is_folder = weights.is_dir()
-        self.model = load_pretrained(EncodecModel, weights, "EnCodec") if is_folder else read_meta(weights)
-        config = self.model.config
+        model = load_pretrained(EncodecModel, weights, "EnCodec") if is_folder else read_meta(weights)
+        self.model, config = model.to(device), model.config
         if bandwidth_kbps not in config.target_bandwidths:
             raise CodecError(
                 f"{weights}: no bandwidth of {bandwidth_kbps:g} kbit/s, expected one of {config.target_bandwidths}"
@@ -76,21 +79,22 @@ class EncodecCodec:
     @torch.no_grad()
     def encode(self, media: Sequence[Audio]) -> Int[np.ndarray, "b k t"]:
         check_clips(media, self.policy)
-        samples = torch.from_numpy(np.stack([audio.samples for audio in media]))
+        samples = torch.from_numpy(np.stack([audio.samples for audio in media])).to(self.model.device)
         # [segment b k t], padded to the longest
         codes = self.model.encode(samples, bandwidth=self.bandwidth_kbps).audio_codes
         kept = [segment[..., :frames] for segment, frames in zip(codes, self.segments, strict=False)]
-        return torch.cat(kept, dim=-1).numpy().astype(np.int64)
+        return torch.cat(kept, dim=-1).cpu().numpy().astype(np.int64)
 
     @torch.no_grad()
     def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Audio]:
         if codes.shape[1] != self.codebooks:
             raise CodecError(f"codec 'audio' has {self.codebooks} codebooks, got {codes.shape[1]}")
-        parts = torch.from_numpy(codes).split(self.segments, dim=-1)
+        parts = torch.from_numpy(codes).to(self.model.device).split(self.segments, dim=-1)
         missing = self.segments[0] - self.segments[-1]
         stacked = torch.stack([F.pad(part, (0, self.segments[0] - part.shape[-1])) for part in parts])
-        scale = None if self.scale is None else torch.full((len(codes), 1), float(self.scale))
+        scale = None if self.scale is None else torch.full((len(codes), 1), float(self.scale), device=self.model.device)
         made = self.model.decode(stacked, [scale] * len(parts), last_frame_pad_length=missing)
         return [
-            Audio(clip, self.policy.sample_rate_hz) for clip in made.audio_values[..., : self.policy.samples].numpy()
+            Audio(clip, self.policy.sample_rate_hz)
+            for clip in made.audio_values[..., : self.policy.samples].cpu().numpy()
         ]

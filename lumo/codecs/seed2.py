@@ -35,15 +35,17 @@ class Seed2Codec:
     folder: seed_quantizer.pt; eva_vit_g.pth, where that has no vision tower; and to decode unclip/, a `StableUnCLIPImg2ImgPipeline`
         in diffusers' format with safetensors weights
     steps: of denoising a picture
+    device: where the networks compute
     Raises CodecError when the weights can't be read or lack something; without unclip/ only when it is to decode.
     """
 
     name = "seed2"
     codebooks = 1
 
-    def __init__(self, folder: Path, steps: int = 20, config: Seed2Config | None = None):
-        self.config = config or Seed2Config()
+    def __init__(self, folder: Path, steps: int = 20, config: Seed2Config | None = None, device: str = "cpu"):
+        self.config, self.device = config or Seed2Config(), device
         self.model, self.files = read_seed2(folder, self.config)
+        self.model.to(device)
         self.unclip, self.steps = folder / "unclip", steps
         self.cardinalities = (self.config.codes,)
         self.frames = self.config.queries
@@ -71,7 +73,8 @@ class Seed2Codec:
     @torch.no_grad()
     def encode(self, media: Sequence[Image]) -> Int[np.ndarray, "b k t"]:
         check_pictures(media, self.config.resolution)
-        return self.model.encode((pixels_of(media) / 255 - MEAN) / STD)[:, None].numpy()
+        pixels = (pixels_of(media) / 255 - MEAN) / STD
+        return self.model.encode(pixels.to(self.device))[:, None].cpu().numpy()
 
     @torch.no_grad()
     def embed(self, codes: Int[np.ndarray, "b k t"]) -> Float[np.ndarray, "b e"]:
@@ -81,7 +84,7 @@ class Seed2Codec:
                 f"codec 'image' decodes (codebooks, queries) {(self.codebooks, self.frames)} of codes below {self.config.codes}, "
                 f"got {codes.shape[1:]} up to {codes.max(initial=0)}; is this another codec's picture?"
             )
-        return self.model.embed(torch.from_numpy(codes[:, 0])).numpy()
+        return self.model.embed(torch.from_numpy(codes[:, 0]).to(self.device)).cpu().numpy()
 
     def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Image]:
         """Pictures of unCLIP's size, 768 x 768 as published. Same codes, same picture, in whatever batch."""
@@ -89,7 +92,7 @@ class Seed2Codec:
 
     def _draw(self, embedding: Float[torch.Tensor, "e"]) -> Image:
         made = self._pipeline(
-            image_embeds=embedding[None],
+            image_embeds=embedding[None].to(self.device),
             noise_level=0,
             guidance_scale=GUIDANCE,
             num_inference_steps=self.steps,
@@ -101,7 +104,7 @@ class Seed2Codec:
     @cached_property
     def _pipeline(self) -> Any:
         """Read when a picture is first drawn: codes alone need neither diffusers nor the memory."""
-        return read_unclip(self.unclip, self.config.embedding)
+        return read_unclip(self.unclip, self.config.embedding).to(self.device)
 
 
 def read_unclip(folder: Path, embedding: int) -> Any:

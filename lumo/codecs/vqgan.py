@@ -31,14 +31,14 @@ from lumo.media import Image, read_image
 class VqganCodec:
     """The adapter: pictures of `ddconfig.resolution`, cells row by row.
 
-    folder: model.yaml and last.ckpt
+    folder: model.yaml and last.ckpt; device: where the network computes
     Raises CodecError when they can't be read or don't agree.
     """
 
     name = "vqgan"
     codebooks = 1
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, device: str = "cpu"):
         config = read_config(folder / "model.yaml")
         self.weights = folder / "last.ckpt"
         with torch.device("meta"):  # shapes alone, until the file's values take their places
@@ -46,6 +46,7 @@ class VqganCodec:
         state = read_state(self.weights)
         check_state(self.weights, state, self.model.state_dict())
         self.model.load_state_dict(state, assign=True)
+        self.model.to(device)
         self.resolution = config.ddconfig.resolution
         self.cardinalities = (config.n_embed,)
         self.frames = config.ddconfig.heights[-1] ** 2
@@ -72,8 +73,8 @@ class VqganCodec:
     @torch.no_grad()
     def encode(self, media: Sequence[Image]) -> Int[np.ndarray, "b k t"]:
         check_pictures(media, self.resolution)
-        pictures = (pixels_of(media) / 127.5 - 1).split(1)
-        return torch.stack([self.model.encode(picture) for picture in pictures]).numpy()
+        pictures = (pixels_of(media) / 127.5 - 1).to(self.model.book.device).split(1)
+        return torch.stack([self.model.encode(picture) for picture in pictures]).cpu().numpy()
 
     @torch.no_grad()
     def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Image]:
@@ -82,8 +83,9 @@ class VqganCodec:
                 f"codec 'image' decodes (codebooks, cells) {(self.codebooks, self.frames)}, got {codes.shape[1:]}; "
                 "is this another codec's picture?"
             )
-        pictures = [self.model.decode(picture) for picture in torch.from_numpy(codes)]
-        pixels = ((torch.cat(pictures).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+        cells = torch.from_numpy(codes).to(self.model.book.device)
+        pictures = torch.cat([self.model.decode(picture) for picture in cells]).cpu()
+        pixels = ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
         return [Image(picture) for picture in pixels.contiguous().numpy()]
 
 

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 
+from lumo import hub
 from lumo.params import ROOT, Profile
 from lumo.workbook.folders import profile_sha256
 
@@ -15,7 +16,7 @@ PACKAGES = ("lumo", "torch", "transformers", "peft")
 
 
 def provenance(profile: Profile) -> dict:
-    """Plain values, ready for metrics.json; no paths and no names of people or machines."""
+    """Plain values, ready for metrics.json; no paths and no names of people or machines. Raises HubError."""
     return {
         "commit": commit(),
         "profile": profile.profile,
@@ -25,7 +26,14 @@ def provenance(profile: Profile) -> dict:
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "cpus": os.cpu_count(),
+        **({"hub": commits} if (commits := hub_commits(profile)) else {}),
     }
+
+
+def hub_commits(profile: Profile) -> dict[str, str]:
+    """Of weights in the hub's cache: the part, and its name with the commit that is there now. Raises HubError."""
+    parts = {"image codec": profile.codecs.image, "audio codec": profile.codecs.audio, "backbone": profile.backbone}
+    return {name: hub.commit(part.path) for name, part in parts.items() if hub.is_hub(part.path)}
 
 
 def device(profile: Profile) -> str:
