@@ -23,7 +23,9 @@ from torch.nn import functional as F
 def fold(model: nn.Module) -> None:
     """Let the LoRA layers of a peft model compute this way, where they can."""
     for layer in model.modules():
-        if type(layer) is Linear:
+        if type(layer) is Linear and isinstance(
+            layer.get_base_layer(), nn.Linear
+        ):  # GPT-2's layers are of another kind
             # the same weights under the same names, so peft saves and merges it as its own
             layer.__class__ = FoldedLinear
 

@@ -27,8 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.utils import logging
+from transformers.pytorch_utils import Conv1D
 
 from lumo.batches import IGNORE, Batch
 from lumo.cache import RoomyCache
@@ -36,16 +35,13 @@ from lumo.decoder import Step, short_step
 from lumo.files import write_atomically
 from lumo.lora import fold, merged
 from lumo.loss import split_cross_entropy
-from lumo.machine import device_of
-from lumo.params import Profile, weights_folder
 from lumo.space import TokenSpace
 
-# a bar that ends within a second is noise in a notebook's output
-logging.disable_progress_bar()
 # peft 0.21 asks transformers 5.23 for a property by its old name; nothing that a user of lumo could change
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+# what bounds how far a step may look, by the names that configs have for it
+REACHES = ("max_position_embeddings", "sliding_window", "attention_chunk_size", "window_size")
 
 
 class ModelError(ValueError):
@@ -76,7 +72,7 @@ class LumoModel(nn.Module):
                 "make the token space from this backbone (run 01_token_space)"
             )
         self.space, self.base = space, base.requires_grad_(False)
-        self.tied = base.get_output_embeddings().weight.data_ptr() == rows.data_ptr()
+        self.tied = base.get_output_embeddings().weight is rows
         generator = torch.Generator().manual_seed(seed)
         self.new_rows = nn.Parameter(_fresh_rows(rows, space.new_rows, generator))
         head = base.get_output_embeddings().weight
@@ -116,7 +112,11 @@ class LumoModel(nn.Module):
     @contextmanager
     def decoding(self, room: int) -> Iterator[Decoding]:
         """Gives what `hidden` remembers by, with room for so many steps. While it lasts LoRA costs no products of its own, and nothing is
-        trained."""
+        trained.
+
+        Raises ModelError where the backbone doesn't reach so far.
+        """
+        check_reach(self._causal.config, room, "generation")
         past = RoomyCache(self._causal.config.get_text_config().num_hidden_layers, room)
         step = short_step(self._trunk, past)
         with nullcontext() if step else merged(self.base):
@@ -177,7 +177,7 @@ class LumoModel(nn.Module):
     # --- what trains --------------------------------------------------------------------------------------------------
 
     def add_lora(self, rank: int, seed: int = 0) -> None:
-        """LoRA on attention and MLP projections (Hu et al. 2021), through peft; alpha is twice the rank.
+        """LoRA on every linear layer but the head (Hu et al. 2021), through peft; alpha is twice the rank.
 
         Raises ModelError when the model has LoRA already.
         """
@@ -186,7 +186,7 @@ class LumoModel(nn.Module):
                 "model has LoRA already, expected none; load a checkpoint without an adapter, or train this one"
             )
         torch.manual_seed(seed)  # peft draws its A matrices from the global generator
-        self.base = _with_lora(self.base, rank)
+        self.base = with_lora(self.base, rank)
 
     def row_parameters(self) -> list[nn.Parameter]:
         return [p for p in (self.new_rows, self.new_head_rows) if p is not None]
@@ -196,7 +196,7 @@ class LumoModel(nn.Module):
 
     def step_flops_per_token(self) -> float:
         """Operations of a training step, for each token: twice the frozen weights forward and twice back, six times LoRA's. Attention and
-        the head are left out, so it is a lower bound."""
+        the head are left out, so it is a lower bound; but of a mixture of experts all are counted, though a token meets few."""
         table = self.base.get_input_embeddings().weight.numel()
         adapters = sum(p.numel() for p in self.lora_parameters())
         body = sum(p.numel() for p in self.base.parameters()) - adapters - table * (1 if self.tied else 2)
@@ -307,68 +307,43 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         ) from error
 
 
-def _with_lora(base: nn.Module, rank: int) -> PeftModel:
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, lora_dropout=0.0, bias="none")
+def check_reach(config: Any, tokens: int, where: str) -> None:
+    """Raises ModelError for sequences longer than a backbone has positions, or than its windows, which lumo's masks don't have."""
+    text = config.get_text_config()
+    for name in REACHES:
+        reach = getattr(text, name, None)
+        if reach and tokens > reach:
+            raise ModelError(
+                f"{where}: {name} of the backbone is {reach}, got sequences of up to {tokens} tokens; "
+                "lower max_seq_len or golden.max_text_tokens, or take another backbone"
+            )
+
+
+def with_lora(base: nn.Module, rank: int) -> PeftModel:
+    """peft's model around a base. Raises ModelError where there is nothing to adapt."""
+    layers = [
+        (name, layer) for name, layer in base.base_model.named_modules() if isinstance(layer, (nn.Linear, Conv1D))
+    ]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=sorted({name.rpartition(".")[2] for name, _ in layers}),
+        fan_in_fan_out=any(isinstance(layer, Conv1D) for _, layer in layers),
+        lora_dropout=0.0,
+        bias="none",
+    )
     try:
         model = get_peft_model(base, config)
-    except ValueError as error:  # peft's own, when no module has such a name
+    except ValueError as error:  # peft's own
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"backbone {type(base).__name__} takes no LoRA ({reason}); expected projections named {', '.join(LORA_TARGETS)}; take another backbone"
+            f"backbone {type(base).__name__} takes no LoRA ({reason}); expected linear layers, take another backbone"
         ) from error
     fold(model)
     return model
-
-
-@dataclass(frozen=True)
-class Skeleton:
-    """A model with LoRA that has shapes and no values, on the device "meta".
-
-    base_bytes: the base's weights; adapters: LoRA's numbers; width: of an embedding row; tables: of rows, two where the head is untied
-    """
-
-    model: PeftModel
-    base_bytes: int
-    adapters: int
-    width: int
-    tables: int
-
-
-def skeleton(profile: Profile) -> Skeleton:
-    """What `load_model` and `add_lora` would make, without reading the weights. Raises ParamsError or ModelError."""
-    config = AutoConfig.from_pretrained(weights_folder(profile.backbone.path, "backbone"), local_files_only=True)
-    dtype = torch.float32 if device_of(profile.device) == "cpu" else config.dtype or torch.bfloat16
-    with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False)
-    table, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
-    base_bytes = sum(p.numel() for p in base.parameters()) * dtype.itemsize
-    model = _with_lora(base, profile.stage4.lora_rank)
-    adapters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Skeleton(model, base_bytes, adapters, table.shape[1], 1 if head is table else 2)
 
 
 def _fresh_rows(like: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Rows around the mean of the base's, with its spread: of its size, and different from each other."""
     like = like.detach().float()
     return like.mean(0) + torch.randn(count, like.shape[1], generator=generator) * like.std(0)
-
-
-def load_model(profile: Profile, space: TokenSpace) -> LumoModel:
-    """The profile's backbone with fresh rows for a space, on the profile's device. Raises ParamsError or ModelError."""
-    device = device_of(profile.device)
-    # bf16 is slower than fp32 on most CPUs (2.8 times in a training step, measured on Cascade Lake)
-    base = load_base(weights_folder(profile.backbone.path, "backbone"), "auto" if device == "cuda" else torch.float32)
-    return LumoModel(base, space, profile.seed).to(device)
-
-
-def load_base(folder: Path, dtype: torch.dtype | str = "auto") -> nn.Module:
-    """A causal language model from a local folder, safetensors only. Raises ModelError."""
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=dtype
-        ).eval()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"{folder}: no causal language model that can be read ({reason}); expected a Hugging Face model folder"
-        ) from error

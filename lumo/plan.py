@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from lumo.backbone import Skeleton, load_model, skeleton
 from lumo.datasets import world
 from lumo.datasets.manifest import Row, read_manifest
 from lumo.loss import CHUNK_BYTES
 from lumo.machine import device_of, free_bytes, status_bytes, synchronise
 from lumo.media import Image, png_bytes, wav_bytes
-from lumo.model import Skeleton, load_model, skeleton
 from lumo.params import ROOT, Profile
 from lumo.shards import Plan, Sample, tar_of
 from lumo.tasks import Mixture, Pool, build_pools
@@ -62,7 +62,7 @@ class Forecast:
 
 
 def forecast(profile: Profile) -> Forecast:
-    """Raises ManifestError, ParamsError, CodecError, ModelError or TaskError for what isn't there."""
+    """Raises ManifestError, ParamsError, CodecError, ModelError or TaskError for what isn't there, PlanError for what can't be counted."""
     tokenizer = load_tokenizer(profile)
     rows, left_out = _rows(profile)
     samples: dict[str, list[Sample]] = {"train": [], "eval": [], "golden": []}
@@ -197,7 +197,10 @@ def _held(device: str) -> int:
 
 
 def _activations(model: torch.nn.Module, rows: int, length: int) -> int:
-    """Bytes that a forward pass keeps for the backward one, counted on tensors that have a shape and no values."""
+    """Bytes that a forward pass keeps for the backward one, counted on tensors that have a shape and no values.
+
+    Raises PlanError for layers whose shapes depend on values.
+    """
     kept: dict[int, Any] = {}
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
 
@@ -210,16 +213,25 @@ def _activations(model: torch.nn.Module, rows: int, length: int) -> int:
         return tensor
 
     trunk = model.get_base_model().base_model
-    embedded = torch.empty(rows, length, model.config.hidden_size, device="meta", dtype=next(model.parameters()).dtype)
+    embedded = torch.empty(
+        rows, length, model.config.get_text_config().hidden_size, device="meta", dtype=next(model.parameters()).dtype
+    )
     positions = torch.zeros(rows, length, dtype=torch.long, device="meta")
     mask = torch.ones(rows, 1, length, length, dtype=torch.bool, device="meta")
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        trunk(
-            inputs_embeds=embedded.requires_grad_(),
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=False,
-        )
+    try:
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            trunk(
+                inputs_embeds=embedded.requires_grad_(),
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=False,
+            )
+    except RuntimeError as error:  # torch 2.13 knows no shapes of a mixture of experts in fp32
+        reason = " ".join(str(error).split())[:200]
+        raise PlanError(
+            f"plan: activations of {type(trunk).__name__} can't be counted without its weights ({reason}); "
+            "expected layers whose shapes are known, run without a plan"
+        ) from error
     return sum(storage.nbytes() for storage in kept.values())
 
 

@@ -75,7 +75,7 @@ def block_names(modality: str, codebooks: int) -> list[str]:
 class TokenSpace:
     """Where each kind of token lies, and what it means.
 
-    text_size: the larger of the tokenizer's length and the model's embedding rows
+    text_size: the model's embedding rows, of which the tokenizer may leave some unused
     text: the text tokenizer's name, revision and length
     image, audio: each codec's card (name, weights hash, rates, codebooks, cardinality, serial order, …)
 

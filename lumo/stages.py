@@ -16,11 +16,12 @@ from typing import Any
 import yaml
 
 from lumo import parallel
+from lumo.backbone import load_model
 from lumo.codecs import load_codecs
 from lumo.datasets import folder as own
 from lumo.files import write_atomically
 from lumo.machine import device_of, use_threads
-from lumo.model import ModelError, load_model
+from lumo.model import ModelError
 from lumo.params import Profile
 from lumo.shards import read_shards
 from lumo.tasks import Mixture, build_pools

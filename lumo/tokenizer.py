@@ -34,9 +34,8 @@ class UnifiedTokenizer:
 
     def __init__(self, space: TokenSpace, text: Any, codecs: CodecSet):
         self.space, self.text, self.codecs = space, text, codecs
-        special = set(text.all_special_ids)
         # what plain text is made of: no special tokens, and no embedding rows that the tokenizer never gives
-        self.text_ids = np.array([i for i in range(len(text)) if i not in special])
+        self.text_ids = np.array(sorted(set(text.get_vocab().values()) - _special_ids(text)))
 
     # --- text ---------------------------------------------------------------------------------------------------------
 
@@ -73,15 +72,39 @@ class UnifiedTokenizer:
 
 
 def make_space(backbone: Path, codecs: CodecSet) -> TokenSpace:
-    """The space of a backbone and a set of codecs: text takes the larger of tokenizer length and embedding rows."""
-    text, rows = load_text_tokenizer(backbone), AutoConfig.from_pretrained(backbone, local_files_only=True).vocab_size
+    """The space of a backbone and a set of codecs: text takes the embedding's rows, of which a tokenizer may leave some unused.
+
+    Raises CodecError for a tokenizer that isn't this backbone's.
+    """
+    text, config = load_text_tokenizer(backbone), load_config(backbone)
+    _check_fit(text, config, backbone / "config.json")
+    rows = config.get_text_config().vocab_size
     card = {
         "tokenizer": type(text).__name__,
         "length": len(text),
         "embedding_rows": rows,
         "sha256": _vocabulary_sha256(text),
     }
-    return TokenSpace(max(len(text), rows), card, codecs.image.card, codecs.audio.card)
+    return TokenSpace(rows, card, codecs.image.card, codecs.audio.card)
+
+
+def _check_fit(text: Any, config: Any, path: Path) -> None:
+    """Raises CodecError when a token has no row, or when what the config calls an end or a beginning is no special token."""
+    config = config.get_text_config()
+    last, special = max(text.get_vocab().values()), _special_ids(text)
+    if last >= config.vocab_size:
+        raise CodecError(
+            f"{path}: vocab_size is {config.vocab_size}, the tokenizer beside it gives ids up to {last}; "
+            "take the tokenizer and the weights of one model"
+        )
+    for name in ("bos_token_id", "eos_token_id"):
+        given = getattr(config, name, None)
+        for token in given if isinstance(given, list) else [given]:
+            if token is not None and token not in special:
+                raise CodecError(
+                    f"{path}: {name} is {token}, the tokenizer beside it has no special token of that id; "
+                    "take the tokenizer and the weights of one model"
+                )
 
 
 def load_tokenizer(profile: Profile) -> UnifiedTokenizer:
@@ -91,15 +114,34 @@ def load_tokenizer(profile: Profile) -> UnifiedTokenizer:
     return UnifiedTokenizer(make_space(backbone, codecs), load_text_tokenizer(backbone), codecs)
 
 
+def load_config(backbone: Path) -> Any:
+    """The config of transformers. Raises CodecError when the folder holds none of a kind that transformers knows."""
+    try:
+        return AutoConfig.from_pretrained(backbone, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # its checks of single fields raise a class of their own
+        reason = " ".join(str(error).split())[:200]
+        raise CodecError(
+            f"{backbone / 'config.json'}: no model config that can be read ({reason}); expected a Hugging Face model folder"
+        ) from error
+
+
 def load_text_tokenizer(backbone: Path) -> Any:
     """Raises CodecError when the folder holds no tokenizer."""
     try:
-        return AutoTokenizer.from_pretrained(backbone, local_files_only=True)
+        text = AutoTokenizer.from_pretrained(backbone, local_files_only=True, trust_remote_code=False)
+        if not text.is_fast:  # the others have no vocabulary to hash, and parse special tokens in captions
+            raise ValueError(f"a {type(text).__name__} without tokenizer.json")
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CodecError(
             f"{backbone}: no tokenizer that can be read ({reason}); expected a Hugging Face model folder"
         ) from error
+    return text
+
+
+def _special_ids(text: Any) -> set[int]:
+    """Those that the tokenizer's config names, and those that its vocabulary marks: either file may know more."""
+    return set(text.all_special_ids) | {i for i, token in text.added_tokens_decoder.items() if token.special}
 
 
 def _vocabulary_sha256(text: Any) -> str:

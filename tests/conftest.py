@@ -16,13 +16,15 @@ with install_import_hook(
         "lumo.tokenizer",
         "lumo.batches",
         "lumo.model",
+        "lumo.backbone",
         "lumo.generation",
         "lumo.ablation",
     ],
     "beartype.beartype",
 ):
     import lumo.ablation
-    import lumo.generation  # noqa: F401 - the two are imported here to be hooked
+    import lumo.backbone
+    import lumo.generation  # noqa: F401 - the three are imported here to be hooked
     from lumo.codecs import CodecSet
     from lumo.codecs.encodec import EncodecCodec
     from lumo.codecs.twotone import TwoToneCodec, TwoToneConfig, cut, pixels_of, split

@@ -35,6 +35,7 @@ FLOORS = {
     "decoder": 3,
     "shards": 4,
     "model": 4,
+    "backbone": 5,
     "generation": 5,
     "tasks": 6,
     "training": 7,
@@ -53,12 +54,12 @@ FLOORS = {
 # a third party → the rooms (modules, or files of a package) that may import it
 ROOMS = {
     # bench: the stock ways are what it measures
-    "transformers": {"model", "decoder", "tokenizer", "cache", "codecs", "miniature", "bench"},
+    "transformers": {"model", "decoder", "backbone", "tokenizer", "cache", "codecs", "miniature", "bench"},
     "diffusers": {"codecs/seed2"},
-    "peft": {"model", "lora", "bench"},
+    "peft": {"model", "backbone", "lora", "bench"},
     "huggingface_hub": {"hub", "codecs"},
     "tokenizers": {"miniature"},
-    "safetensors": {"model", "codecs", "training", "miniature"},
+    "safetensors": {"model", "backbone", "codecs", "training", "miniature"},
     "webdataset": {"shards"},
     "soundfile": {"media"},
     "soxr": {"datasets/folder"},
@@ -139,7 +140,7 @@ def test_every_floor_has_its_module():
         ("tasks", "from lumo.nowhere import x", "imports 'nowhere', which stands on no floor"),
         ("nowhere", "", "'nowhere' stands on no floor"),
         ("tasks", "def f():\n    import transformers.models", "transformers belongs in"),
-        ("training", "from peft import LoraConfig", "peft belongs in bench, lora, model"),
+        ("training", "from peft import LoraConfig", "peft belongs in backbone, bench, lora, model"),
         ("golden", "from IPython.display import Audio", "IPython belongs in show, workbook"),
         ("show/live", "import papermill", "papermill belongs in workbook"),
         ("datasets/world", "from torch import nn", "'datasets' needs no torch"),

@@ -17,8 +17,9 @@ from toys import logits_of, make_samples, with_lora
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lumo.audit import text_logits
+from lumo.backbone import load_base
 from lumo.batches import IGNORE, Batch, pack
-from lumo.model import LumoModel, ModelError, load_base, whole_folder
+from lumo.model import LumoModel, ModelError, whole_folder
 from lumo.space import SpaceError, TokenSpace
 from lumo.tasks import TASKS
 

@@ -11,8 +11,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from lumo import plan
 from lumo.__main__ import main
+from lumo.backbone import load_model, skeleton
 from lumo.datasets import manifest_of, world
-from lumo.model import load_model, skeleton
 from lumo.params import load_profile
 from lumo.shards import Plan, read_shards, write_shards
 from lumo.tasks import Mixture, TaskError, build_pools

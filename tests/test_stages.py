@@ -9,8 +9,9 @@ import pytest
 from refusals import refused
 
 from lumo import stages
+from lumo.backbone import load_model
 from lumo.datasets import world
-from lumo.model import ModelError, load_model
+from lumo.model import ModelError
 from lumo.params import load_profile
 from lumo.shards import Plan, write_shards
 

@@ -9,12 +9,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import QWEN
+from conftest import ENCODEC, QWEN
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from refusals import check_line, refused
 from safetensors.torch import load_file, save_file
-from transformers import Qwen3Config
+from transformers import EncodecConfig, EncodecModel, Qwen3Config
 
 from lumo import tokenizer as tokenizing
 from lumo.codecs import CodecError, CodecSet, load_codecs
@@ -22,7 +22,7 @@ from lumo.codecs.encodec import EncodecCodec
 from lumo.codecs.twotone import TwoToneCodec
 from lumo.datasets import world
 from lumo.params import ParamsError, load_profile
-from lumo.space import CONTROL, SpaceError
+from lumo.space import CONTROL, SpaceError, TokenSpace
 from lumo.tokenizer import load_text_tokenizer, load_tokenizer, make_space
 
 SPECIAL = "<|endoftext|>"
@@ -134,12 +134,12 @@ def codecs_of(folder) -> CodecSet:
     return CodecSet(TwoToneCodec(folder / "image_codec"), EncodecCodec(folder / "encodec", 0.4, 1.0))
 
 
-@pytest.mark.parametrize("rows", [64, 5000])
-def test_text_takes_the_larger_of_tokenizer_and_embedding(folder, codecs, rows):
+@pytest.mark.parametrize("rows", [599, 5000])
+def test_text_takes_the_rows_of_the_embedding(folder, codecs, rows):
     Qwen3Config(**QWEN | {"vocab_size": rows}).save_pretrained(folder / "backbone")
     space, length = make_space(folder / "backbone", codecs), len(load_text_tokenizer(folder / "backbone"))
-    assert 64 < length < 5000
-    assert space.text_size == max(rows, length)
+    assert length == 599
+    assert space.text_size == rows
     assert (space.text["length"], space.text["embedding_rows"]) == (length, rows)
 
 
@@ -169,6 +169,27 @@ def test_another_vocabulary_of_the_same_length_is_another_space_and_named(folder
     assert dataclasses.replace(other, text=tokenizer.space.text).sha256 == tokenizer.space.sha256
     with refused(SpaceError, "field 'text.sha256' is"):
         tokenizer.space.check_same(other, "here")
+
+
+@pytest.mark.parametrize(
+    ("change", "kbps", "field"),
+    [
+        (
+            {"sampling_rate": 24000, "upsampling_ratios": [8, 5, 4, 3]},
+            0.4,
+            "audio.sample_rate_hz' is 16000, expected 24000",
+        ),
+        ({"codebook_size": 4}, 0.4, "audio.cardinality' is 16, expected 4"),
+        ({}, 0.2, "audio.bandwidth_kbps' is 0.4, expected 0.2"),
+        ({"audio_channels": 2}, 0.4, "audio.channels' is 1, expected 2"),
+    ],
+)
+def test_a_codec_of_another_rate_or_size_than_the_spaces_is_named(folder, tokenizer, codecs, change, kbps, field):
+    EncodecModel(EncodecConfig(**ENCODEC | change)).save_pretrained(folder / "encodec")
+    now = make_space(folder / "backbone", CodecSet(codecs.image, EncodecCodec(folder / "encodec", kbps, 1.0)))
+    tokenizer.space.save(folder)
+    with refused(SpaceError, f"{folder}: another token space", f"field '{field}", "make it again with this profile"):
+        now.check_same(TokenSpace.load(folder), str(folder))
 
 
 @pytest.mark.parametrize("length", [0, 1, 500, -3])

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from lumo.backbone import load_model
 from lumo.bench import data, gpu
 from lumo.bench.generation import against_stock, true_layout
 from lumo.bench.measure import Comparison
 from lumo.bench.training import padding, rows_step, step_rate
 from lumo.datasets import world
 from lumo.machine import bandwidth, gemm_rate
-from lumo.model import load_model
 from lumo.params import Profile
 from lumo.shards import Plan, read_shards, write_shards
 from lumo.tasks import Mixture, build_pools
