@@ -81,10 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--rate", type=_positive, help="tokens a second in stage 4; measured in ten steps if not given")
     plan.set_defaults(command=_plan)
 
-    adopt = commands.add_parser("adopt", help="make a folder of your own pictures and sounds ready for a run")
+    adopt = commands.add_parser(
+        "adopt", help="make a folder of pictures and sounds, your own or a published dataset's, ready for a run"
+    )
     adopt.add_argument("folder", type=Path, help="where the files lie")
     adopt.add_argument(
-        "captions", type=Path, help="CSV or JSONL with file and caption (and id, license, source, subtype)"
+        "captions",
+        help="CSV or JSONL with file and caption (and id, license, source, subtype); or a published dataset's name, such as clotho",
     )
     adopt.add_argument("out", type=Path, help="a new folder for files of the codecs' size, the manifest and a profile")
     adopt.add_argument("--profile", default="mini", help="whose codecs the files are for (%(default)s)")
@@ -97,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     adopt.add_argument(
         "--golden", type=int, default=64, help="pictures, and sounds, kept for the golden suites (%(default)s)"
     )
-    adopt.add_argument("--license", default="unknown", help="for rows that don't say (%(default)s)")
-    adopt.add_argument("--source", default="mine", help="what the data is called (%(default)s)")
+    adopt.add_argument("--license", help="for rows that don't say (unknown, or the dataset's)")
+    adopt.add_argument("--source", help="what the data is called (mine, or the dataset's name)")
     adopt.add_argument("--subtype", choices=("speech", "sfx", "music"), help="of sounds whose row doesn't say")
     adopt.set_defaults(command=_adopt)
 
@@ -220,11 +223,14 @@ def _plan(options: argparse.Namespace) -> None:
 
 def _adopt(options: argparse.Namespace) -> None:
     from lumo import show, stages
+    from lumo.datasets.published import captions_of
     from lumo.params import load_profile
 
     profile = load_profile(_profile(options))
-    folder, captions, out = (path.expanduser().resolve() for path in (options.folder, options.captions, options.out))
+    captions = captions_of(options.captions)
+    folder, out = (path.expanduser().resolve() for path in (options.folder, options.out))
     asked = {key: getattr(options, key) for key in ("fit", "long", "golden", "license", "source", "subtype")}
+    asked = {key: value for key, value in asked.items() if value is not None}
     with show.Live("files") as live:
         result, written = stages.adopt(
             profile, folder, captions, out, lambda done, of: live.update({"rows": f"{done} of {of}"}), **asked

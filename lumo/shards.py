@@ -53,7 +53,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which row goes where: the split is a hash of the id, but for rows of `golden_source`, which are kept for the golden suites.
+    """Which row goes where: the split is a hash of the id, but for rows of `golden_source`, which are kept for the golden suites,
+    and for rows whose media say it themselves: `meta.split`, `train` or `eval`, is a published dataset's own.
 
     Rows whose media say the same `meta.group` (several captions, or parts, of one file) go the same way.
     """
@@ -65,6 +66,10 @@ class Plan:
     def split(self, row: Row) -> str:
         if row.source == self.golden_source:
             return "golden"
+        said = [medium.meta.get("split") for _, medium in row.modalities.items()]
+        for split in ("eval", "train"):
+            if split in said:
+                return split
         groups = [str(medium.meta["group"]) for _, medium in row.modalities.items() if "group" in medium.meta]
         return "eval" if unit_hash(groups[0] if groups else row.id) < self.eval_share else "train"
 

@@ -19,6 +19,7 @@ from lumo import parallel
 from lumo.backbone import load_model
 from lumo.codecs import load_codecs
 from lumo.datasets import folder as own
+from lumo.datasets.published import Published
 from lumo.files import write_atomically
 from lumo.machine import device_of, use_threads
 from lumo.model import ModelError
@@ -97,18 +98,20 @@ def _newest(log: Path, steps: int) -> dict[str, Any] | None:
 def adopt(
     profile: Profile,
     folder: Path,
-    captions: Path,
+    captions: Path | Published,
     out: Path,
     show: Callable[[int, int], None] = lambda done, of: None,
     **how: Any,
 ) -> tuple[own.Adopted, Path]:
     """Make a folder of pictures and sounds ready for this profile's codecs; see `datasets.folder.adopt`.
 
-    how: fields of `datasets.folder.Adoption` but for the sizes, which are the codecs'
+    how: fields of `datasets.folder.Adoption` but for the sizes, which are the codecs'; a published dataset has its own source, licence and subtype
     Beside the manifest it writes `left_out.txt` and, unless there is one, `profile.yaml`: this profile with the manifest and the tasks that the data has.
     Returns what was adopted, and the profile's path. Raises ManifestError, CodecError and ParamsError.
     """
     codecs = load_codecs(profile.codecs)
+    if isinstance(captions, Published):
+        how = {"source": captions.name, "license": captions.license, "subtype": captions.subtype} | how
     wanted = own.Adoption.of(codecs, **how)
     result = own.adopt(folder, captions, out, wanted, show)
     write_atomically(out / "left_out.txt", "".join(f"{line}\n" for line in result.left_out))

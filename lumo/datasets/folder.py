@@ -1,4 +1,4 @@
-"""One's own folder of pictures and sounds, with a table of captions, into files that a codec takes and a manifest.
+"""A folder of pictures and sounds, one's own or a published dataset's, into files that a codec takes and a manifest.
 
 Codecs want one size and one length. Here, and nowhere else, files are resampled, mixed, cut, padded and resized; every one of it is
 counted, and what can't be used is named with its reason.
@@ -8,10 +8,8 @@ Axes: h w pixel · c channel · samples.
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
-import io
 import json
 import re
 from collections import Counter
@@ -26,12 +24,12 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 
 from lumo.datasets.manifest import ManifestError, check_row, inside
+from lumo.datasets.published import Published
+from lumo.datasets.splits import golden_groups, hash_of, keep_splits, meta_of
+from lumo.datasets.table import PICTURES, SOUNDS, on_disk, read_table, usable
 from lumo.files import write_atomically
 from lumo.media import Audio, ClipPolicy, Image, MediaError, png_bytes, read_audio, read_image, wav_bytes
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".oga")
-COLUMNS = ("file", "caption", "id", "license", "source", "subtype")
 SILENCE_DBFS = -80.0
 
 
@@ -91,18 +89,21 @@ class Adopted:
 
 def adopt(
     folder: Path,
-    captions: Path,
+    captions: Path | Published,
     out: Path,
     how: Adoption,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Adopted:
     """Write `out/manifest.jsonl` and the files that it names. What is there already from the same file and the same way is kept.
 
-    captions: CSV with a header or JSONL, with `file` (below `folder`) and `caption`; `id`, `license`, `source`, `subtype` if known
+    captions: a CSV with a header or a JSONL, see `table`; or the published dataset whose files lie in `folder`
+    A dataset's own validation and test rows are never learned from: they are the eval split, and a part of them golden.
     Raises ManifestError for a table that can't be read, for an `out` that can't be written, and when too little can be used.
     """
     result = Adopted(out / "manifest.jsonl")
-    table = list(_table(captions, result.left_out))
+    left_out = result.left_out
+    lines = read_table(captions, left_out) if isinstance(captions, Path) else captions.lines(folder, left_out)
+    table = list(usable(lines, left_out))
     _own(out, folder, captions, how)
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -124,19 +125,23 @@ def adopt(
     if not rows:
         why = f"the first reason: {result.left_out[0]}" if result.left_out else "the table is empty"
         raise ManifestError(f"{captions}: no row can be used ({why}); mend the table")
-    for medium in ("image", "audio"):
-        these = [row for row in rows if medium in row["modalities"]]
+    keep_splits(rows, result.done)
+    by_medium = {medium: [row for row in rows if medium in row["modalities"]] for medium in ("image", "audio")}
+    golden = set().union(*(golden_groups(these, how.golden, medium) for medium, these in by_medium.items() if these))
+    for row in rows:
+        row["source"] = how.golden_source if meta_of(row)["group"] in golden else row["source"]
+    for medium, these in by_medium.items():
         result.rows[medium] = len(these)
-        result.rows[f"{medium} golden"] = _keep_golden(these, how, medium)
+        result.rows[f"{medium} golden"] = sum(row["source"] == how.golden_source for row in these)
     write_atomically(result.manifest, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return result
 
 
-def _own(out: Path, folder: Path, captions: Path, how: Adoption) -> None:
+def _own(out: Path, folder: Path, captions: Path | Published, how: Adoption) -> None:
     """Make `out`, or see that it is one of ours: nothing of a user's is ever written over."""
     if not folder.is_dir():
         raise ManifestError(f"{folder}: no folder there; name the one that holds the files")
-    if folder.is_relative_to(out) or captions.is_relative_to(out):
+    if folder.is_relative_to(out) or (isinstance(captions, Path) and captions.is_relative_to(out)):
         raise ManifestError(f"{out}: holds the files or the table themselves; choose another folder to write to")
     mark = out / "adopted.json"
     try:
@@ -147,133 +152,52 @@ def _own(out: Path, folder: Path, captions: Path, how: Adoption) -> None:
         raise ManifestError(f"{out}: can't be written ({error}); choose another folder") from error
 
 
-def _keep_golden(rows: list[dict[str, Any]], how: Adoption, medium: str) -> int:
-    """Give whole files' rows, in an order given by a hash, the golden source: as many as wanted, but four fifths are learned from."""
-    files: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        files.setdefault(row["modalities"][medium]["meta"]["group"], []).append(row)
-    if len(files) == 1:
-        raise ManifestError(
-            f"adopt: {medium} of one file alone, expected two at least: one to learn from, one for the golden suite; add some, or leave it out"
-        )
-    wanted, kept = min(how.golden, max(1, len(rows) // 5)), 0
-    for name in sorted(files, key=_hash)[: len(files) - 1]:
-        if kept >= wanted:
-            break
-        for row in files[name]:
-            row["source"] = how.golden_source
-        kept += len(files[name])
-    return kept
-
-
-# --- the table --------------------------------------------------------------------------------------------------------
-
-
-def _table(path: Path, left_out: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(where, columns) of each line; what can't be used goes to `left_out`."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before the first letter
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(
-            f"{path}: can't be read ({error}); expected captions as CSV or JSONL; save the table as UTF-8"
-        ) from error
-    if path.suffix.lower() in (".jsonl", ".json"):
-        lines = ((n, _json_line(line)) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
-    else:
-        # spreadsheets of many countries write semicolons
-        first = text.split("\n", 1)[0]
-        comma = max((",", ";", "\t"), key=first.count)
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
-        header = [name.strip().lower() for name in _header(reader, path)]
-        missing = {"file", "caption"} - set(header)
-        if missing or len(set(header)) < len(header):
-            fault = f"no column {' and no column '.join(sorted(missing))}" if missing else "a column stands there twice"
-            raise ManifestError(
-                f"{path}: {fault}, got {header or 'an empty file'}; expected a header such as file,caption"
-            )
-        reader.fieldnames = header
-        lines = ((reader.line_num, line) for line in _csv_lines(reader, path))
-    for number, line in lines:
-        where = f"{path.name}:{number}"
-        if not isinstance(line, dict):
-            left_out.append(f"{where}: {line}; mend the row")
-            continue
-        if None in line:
-            left_out.append(f"{where}: more fields than the header has; put a caption that holds commas in quotes")
-            continue
-        strange = [key for key in COLUMNS if not isinstance(line.get(key, ""), str | None)]
-        if strange:
-            left_out.append(f"{where}: {strange[0]} is {line[strange[0]]!r:.60}, expected text; mend the row")
-            continue
-        columns = {key: value.strip() for key, value in line.items() if key in COLUMNS and value}
-        lacking = [name for name in ("file", "caption") if not columns.get(name)]
-        if lacking:
-            left_out.append(f"{where}: no {' and no '.join(lacking)}; mend the row")
-            continue
-        columns["caption"] = " ".join(columns["caption"].split())
-        if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", "".join(columns.values())):
-            left_out.append(f"{where}: holds control characters or halves of characters; mend the row")
-            continue
-        yield where, columns
-
-
-def _json_line(line: str) -> Any:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return f"not JSON ({error})"
-    return found if isinstance(found, dict) else f"got {type(found).__name__}, expected an object"
-
-
-def _header(reader: csv.DictReader, path: Path) -> list[str]:
-    try:
-        return list(reader.fieldnames or ())
-    except csv.Error as error:
-        raise ManifestError(f"{path}:1: not CSV ({error}); export it again") from error
-
-
-def _csv_lines(reader: csv.DictReader, path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise ManifestError(f"{path}:{reader.line_num}: not CSV ({error}); export it again") from error
-
-
 # --- a row ------------------------------------------------------------------------------------------------------------
 
 
 def _rows(line: Mapping[str, str], folder: Path, out: Path, how: Adoption, done: Counter) -> Iterator[dict[str, Any]]:
-    """The manifest's rows of a line of the table: one, or one for each part of a long sound."""
-    source = inside(folder, line["file"])
-    file = source.relative_to(folder.resolve()).as_posix()  # one name, however it was written
-    suffix = source.suffix.lower()
-    if suffix not in PICTURES + SOUNDS:
-        raise MediaError(
-            f"{line['file']}: neither a picture nor a sound by its name; expected {' '.join(PICTURES + SOUNDS)}"
-        )
-    medium = "image" if suffix in PICTURES else "audio"
+    """The manifest's rows of a line: one, or one for each part of a long sound."""
+    files = [name for name in (line.get("frame"), line["file"]) if name]
+    made = dict(_made(line, name, folder, out, how, done) for name in files)
+    count = max(len(paths) for _, paths in made.values())
     name = line.get("id") or _name(line)
-    stem = f"{medium}/{_hash(file)[:16]}"
-    parts = _kept(out, stem, source, medium, how, done)
-    for part, path in enumerate(parts):
+    known = {key: line[key] for key in ("group", "split", "start_s", "end_s") if key in line}
+    for part in range(count):
         row = {
-            "id": name if len(parts) == 1 else f"{name}-{part:03d}",
-            "modalities": {medium: {"path": path, "meta": {"file": file, "group": file}}},
+            "id": name if count == 1 else f"{name}-{part:03d}",
+            # a picture stands beside every part of its sound
+            "modalities": {
+                medium: {"path": paths[part % len(paths)], "meta": {"file": file, "group": file} | known}
+                for medium, (file, paths) in made.items()
+            },
             "text": {"caption": line["caption"]},
-            "task": "i2t" if medium == "image" else "a2t",
+            "task": {("image",): "i2t", ("audio",): "a2t"}.get(tuple(made), "ia2t"),
             "source": line.get("source", how.source),
             "license": line.get("license", how.license),
         }
-        subtype = line.get("subtype", how.subtype) if medium == "audio" else None
+        subtype = line.get("subtype", how.subtype) if "audio" in made else None
         row |= {"subtype": subtype} if subtype else {}
         check_row(row)
         yield row
 
 
+def _made(
+    line: Mapping[str, str], name: str, folder: Path, out: Path, how: Adoption, done: Counter
+) -> tuple[str, tuple[str, list[str]]]:
+    """(medium, (the file's one name, paths below `out` of what it became))."""
+    file = inside(folder, name).relative_to(folder.resolve()).as_posix()  # one name, however it was written
+    suffix = Path(file).suffix.lower()
+    if suffix not in PICTURES + SOUNDS:
+        raise MediaError(f"{name}: neither a picture nor a sound by its name; expected {' '.join(PICTURES + SOUNDS)}")
+    medium = "image" if suffix in PICTURES else "audio"
+    with on_disk(folder, line, file) as source:
+        return medium, (file, _kept(out, f"{medium}/{hash_of(file)[:16]}", source, medium, how, done))
+
+
 def _name(line: Mapping[str, str]) -> str:
     """An id for a row without one: several captions of one file are several rows."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(line["file"]).stem)[:60]
-    return f"{plain}-{_hash(line['file'] + chr(0) + line['caption'])[:8]}"
+    return f"{plain}-{hash_of(line['file'] + chr(0) + line['caption'])[:8]}"
 
 
 def _kept(out: Path, stem: str, source: Path, medium: str, how: Adoption, done: Counter) -> list[str]:
@@ -374,7 +298,3 @@ def for_codecs(media: Image | Audio, how: Adoption) -> Image | Audio:
         iter(clips_of(media, how, Counter())),
         Audio(np.zeros((how.clips.channels, how.clips.samples), np.float32), how.clips.sample_rate_hz),
     )
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,45 @@
+"""VGGSound: `vggsound.csv` without a header: YouTube id, start in seconds, label, `train` or `test`.
+Source: https://www.robots.ox.ac.uk/~vgg/data/vggsound/ and https://github.com/hche11/VGGSound
+
+A video's sound and one of its frames are looked for as `ID_000030.wav` and `ID_000030.jpg` (the start with six digits). With both, the row is a
+pair.
+"""
+
+from __future__ import annotations
+
+from lumo.datasets.formats.prompts import SOUND, prompt
+from lumo.datasets.formats.reading import Files, csv_rows, named
+from lumo.datasets.table import Lines
+
+GAMES = ("badminton", "darts", "hockey", "lacrosse", "squash", "table tennis", "tennis", "volleyball")
+MUSIC = ("beat boxing", "child singing", "female singing", "male singing", "orchestra", "rapping", "singing bowl", "singing choir",
+         "tapping guitar", "yodelling")  # fmt: skip
+
+
+def read(files: Files, left_out: list[str]) -> Lines:
+    for path in files.named("vggsound.csv"):
+        for where, row in csv_rows(path, ("video", "start", "label", "split"), left_out, header=False):
+            with named(where, left_out):
+                name = f"{row['video']}_{row['start']:0>6}"
+                line = {
+                    "file": files.sound(name),
+                    "frame": files.frame(name),
+                    "caption": prompt(SOUND, row["label"], name),
+                    "id": f"vggsound-{name}",
+                    "group": f"youtube/{row['video']}",
+                    "split": "train" if row["split"] == "train" else "eval",
+                    "subtype": subtype(row["label"]),
+                    "start_s": row["start"],
+                }
+                yield where, line
+
+
+def subtype(label: str) -> str:
+    """
+    >>> subtype("playing harp"), subtype("playing table tennis"), subtype("male speech, man speaking")
+    ('music', 'sfx', 'speech')
+    """
+    if "speech" in label:
+        return "speech"
+    played = label.startswith("playing ") and label.removeprefix("playing ") not in GAMES
+    return "music" if played or label in MUSIC else "sfx"

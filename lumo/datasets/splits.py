@@ -1,0 +1,59 @@
+"""Which rows are learned from, looked at, and kept for the golden suites. All rows of one recording (`meta.group`) go one way."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lumo.datasets.manifest import ManifestError
+
+
+def meta_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a row's first medium; the group and the split are the same in all of them."""
+    return next(iter(row["modalities"].values()))["meta"]
+
+
+def keep_splits(rows: Sequence[dict[str, Any]], done: Counter) -> None:
+    """Let a dataset's own splits stand: a recording of which one row is for eval is for eval with all of its rows.
+
+    Where no row is for eval the marks go, and a hash decides, as with one's own files. Raises ManifestError where every row is.
+    """
+    tested = {meta_of(row)["group"] for row in rows if meta_of(row).get("split") == "eval"}
+    if tested and all(meta_of(row)["group"] in tested for row in rows):
+        raise ManifestError(
+            "adopt: every row is of the dataset's own validation or test part, expected some to learn from; add its training part"
+        )
+    for row in rows:
+        for medium in row["modalities"].values():
+            split = medium["meta"].pop("split", None)
+            if tested:
+                medium["meta"]["split"] = "eval" if medium["meta"]["group"] in tested else "train"
+                done["media moved to eval with their recording"] += split == "train" != medium["meta"]["split"]
+
+
+def golden_groups(rows: Sequence[Mapping[str, Any]], count: int, medium: str) -> set[str]:
+    """Recordings for the golden suites, in an order given by a hash: until they have `count` rows, or a fifth of all.
+
+    They are taken from what the dataset keeps for eval, if it keeps something. Raises ManifestError for rows of one recording alone.
+    """
+    groups = Counter(meta_of(row)["group"] for row in rows)
+    if len(groups) == 1:
+        raise ManifestError(
+            f"adopt: {medium} of one file alone, expected two at least: one to learn from, one for the golden suite; add some, or leave it out"
+        )
+    tested = {meta_of(row)["group"] for row in rows if meta_of(row).get("split") == "eval"}
+    pool = sorted(tested or groups, key=hash_of)
+    wanted, kept = min(count, max(1, sum(groups[name] for name in pool) // 5)), 0
+    chosen = set()
+    for name in pool[: max(1, len(pool) - 1)]:
+        if kept >= wanted:
+            break
+        chosen.add(name)
+        kept += groups[name]
+    return chosen
+
+
+def hash_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
