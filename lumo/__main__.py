@@ -1,4 +1,4 @@
-"""The command line: `lumo report`, `lumo run 04`, `lumo train`, `lumo bench`, `lumo plan`, `lumo adopt`, `lumo notebooks`. The same as `python -m lumo`."""
+"""The command line: `lumo report`, `lumo run 04`, `lumo train`, `lumo bench`, `lumo plan`, `lumo adopt`, `lumo pull`, `lumo notebooks`. The same as `python -m lumo`."""
 
 from __future__ import annotations
 
@@ -104,6 +104,14 @@ def _parser() -> argparse.ArgumentParser:
     adopt.add_argument("--source", help="what the data is called (mine, or the dataset's name)")
     adopt.add_argument("--subtype", choices=("speech", "sfx", "music"), help="of sounds whose row doesn't say")
     adopt.set_defaults(command=_adopt)
+
+    pull = commands.add_parser("pull", help="the real weights and datasets: what there is, how large, and fetch them")
+    pull.add_argument("what", nargs="*", help="names of the list, or P0, P1, P2; nothing shows the list")
+    pull.add_argument("--yes", action="store_true", help="fetch it; without, it is shown what it would take")
+    pull.add_argument("--check", action="store_true", help="hold what is there against its receipts, without a network")
+    pull.add_argument("--into", type=Path, help="where weights/ and data/ are; the project if not given")
+    pull.add_argument("--list", type=Path, help="a list of your own, like lumo/pull/list.yaml")
+    pull.set_defaults(command=_pull)
 
     commands.add_parser("notebooks", help="list the notebooks").set_defaults(command=_notebooks)
     return parser
@@ -241,6 +249,22 @@ def _adopt(options: argparse.Namespace) -> None:
     if len(result.left_out) > 10:
         print(f"and {len(result.left_out) - 10} more, in {out / 'left_out.txt'}", file=sys.stderr)
     print(f"manifest: {result.manifest}\nnext: lumo report --profile {written}")
+
+
+def _pull(options: argparse.Namespace) -> None:
+    from lumo.params import ROOT
+    from lumo.pull import LIST, choose, command, read_list
+    from lumo.pull.store import Shelf
+
+    entries = read_list(options.list or LIST)
+    root = options.into.expanduser().resolve() if options.into else ROOT
+    wanted = choose(entries, options.what)
+    if options.check:
+        command.check(wanted or [entry for entry in entries if Shelf(root / entry.folder).receipt], root)
+    elif wanted:
+        command.pull(wanted, root, options.yes)
+    else:
+        command.print_list(entries, root)
 
 
 def _notebooks(options: argparse.Namespace) -> None:
