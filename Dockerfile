@@ -1,9 +1,11 @@
-# The DGX Spark's kernel. Build and open JupyterLab with:
-#   docker build -t lumo .
+# The DGX Spark's kernel. Build it, and either register it with the machine's own JupyterLab and papermill:
+#   docker build -t lumo . && lumo kernel install
+# or open JupyterLab in it:
 #   docker run --gpus all --ipc=host -it --rm -p 127.0.0.1:8888:8888 -v "$PWD":/workspace/lumo lumo
 #
-# NVIDIA's image, because its torch is built for the Spark's GB10 (aarch64, sm_121, CUDA 13); another tag goes in with
-# --build-arg IMAGE=... Its torch must be 2.11 or newer: 25.12 carries a 2.10 pre-release. Not built by the tests.
+# NVIDIA's image, because its torch is built for both processors of CUDA 13 machines, the Spark's (GB10, aarch64) and x86: 26.04 has torch
+# 2.12 and CUDA 13.2, compiled for sm_120, which the Spark's sm_121 runs. Another tag goes in with --build-arg IMAGE=... Its torch must be
+# 2.11 or newer, older than 2.14: 25.12 carries 2.10, 26.06 a 2.13. Not built by the tests.
 ARG IMAGE=nvcr.io/nvidia/pytorch:26.04-py3
 FROM ${IMAGE}
 
@@ -39,6 +41,9 @@ RUN pip install --no-cache-dir --constraint /opt/torch-constraints.txt \
       "ipywidgets>=8.1" \
       "matplotlib>=3.10" \
       "jupyterlab>=4.4"
+
+# The extra of the profiles spark and gpu24: SEED-2 draws its pictures with it.
+RUN pip install --no-cache-dir --constraint /opt/torch-constraints.txt "diffusers>=0.42,<1"
 
 # --no-deps: lumo asks for torch, and that is the image's
 COPY . .

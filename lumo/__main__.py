@@ -1,4 +1,7 @@
-"""The command line: `lumo report`, `lumo run 04`, `lumo train`, `lumo bench`, `lumo plan`, `lumo adopt`, `lumo pull`, `lumo notebooks`. The same as `python -m lumo`."""
+"""The command line: `lumo report`, `lumo run 04`, `lumo train`, `lumo bench`, `lumo plan`, `lumo adopt`, `lumo pull`, `lumo kernel install`, `lumo notebooks`.
+
+The same as `python -m lumo`.
+"""
 
 from __future__ import annotations
 
@@ -79,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _shared_options(plan)
     plan.add_argument("--rate", type=_positive, help="tokens a second in stage 4; measured in ten steps if not given")
+    plan.add_argument("--memory", type=_positive, help="GiB that the run may take; what is free here if not given")
     plan.set_defaults(command=_plan)
 
     adopt = commands.add_parser(
@@ -112,6 +116,18 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_argument("--into", type=Path, help="where weights/ and data/ are; the project if not given")
     pull.add_argument("--list", type=Path, help="a list of your own, like lumo/pull/list.yaml")
     pull.set_defaults(command=_pull)
+
+    kernel = commands.add_parser("kernel", help="a Jupyter kernel that runs in the container that Dockerfile makes")
+    install = kernel.add_subparsers(required=True, metavar="install").add_parser("install", help="register it")
+    install.add_argument("--name", default="lumo-spark", help="what papermill -k takes (%(default)s)")
+    install.add_argument("--image", default="lumo", help="as docker knows it (%(default)s)")
+    install.add_argument(
+        "--prefix", type=Path, help="for the environment there, such as .venv, instead of for this user"
+    )
+    install.add_argument(
+        "--mount", type=Path, action="append", default=[], help="a folder outside the project that the notebooks need"
+    )
+    install.set_defaults(command=_install_kernel)
 
     commands.add_parser("notebooks", help="list the notebooks").set_defaults(command=_notebooks)
     return parser
@@ -204,8 +220,9 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     from lumo import plan, show
-    from lumo.machine import device_of, use_threads
+    from lumo.machine import use_threads
     from lumo.params import load_profile
+    from lumo.workbook import folders
 
     profile = load_profile(_profile(options), _overrides(options))
     use_threads(profile.threads)
@@ -216,12 +233,19 @@ def _plan(options: argparse.Namespace) -> None:
             {name: show.size(count) for name, count in (parts | {whole: sum(parts.values())}).items()}
         ).text
 
+    for line in forecast.assumed:
+        print(line, file=sys.stderr)
     print(show.facts({f"tokens of one {name}": count for name, count in forecast.media.items()}).text, end="\n\n")
     print(show.table([{"task": name, **row} for name, row in forecast.tasks.items()]).text)
     print(f"rows left out: {forecast.left_out}" if forecast.left_out else "", end="\n")
-    print(sizes(forecast.memory_bytes, "memory at the peak"), end="\n\n")
+    print(sizes(forecast.training_bytes, "memory at the peak of training"), end="\n\n")
+    print(sizes(forecast.generation_bytes, "memory at the peak of generation"), end="\n\n")
     print(sizes(forecast.disk_bytes, "disk"), end="\n\n", flush=True)
-    plan.check(forecast, device_of(profile.device))
+    budget = options.memory * 2**30 if options.memory else plan.budget(profile)
+    plan.check(forecast, budget, folders.reports_folder())
+    if not options.rate and not plan.can_measure(profile):
+        print("time: there is nothing here to measure a rate with; give --rate TOKENS_A_SECOND", file=sys.stderr)
+        return
     tokens_per_s = options.rate or plan.measured_tokens_per_s(forecast, profile)
     stages = plan.seconds(forecast, profile, tokens_per_s)
     took = {f"{stage}, minutes": seconds / 60 for stage, seconds in stages.items()}
@@ -265,6 +289,15 @@ def _pull(options: argparse.Namespace) -> None:
         command.pull(wanted, root, options.yes)
     else:
         command.print_list(entries, root)
+
+
+def _install_kernel(options: argparse.Namespace) -> None:
+    from lumo.workbook import kernel
+
+    folder = kernel.install(options.name, options.image, options.mount, options.prefix)
+    print(
+        f"kernel: {folder}\nnext: papermill -k {folder.name} notebooks/01_token_space.ipynb OUT.ipynb, or choose it in JupyterLab"
+    )
 
 
 def _notebooks(options: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 from transformers.utils import logging
 
-from lumo.machine import device_of
+from lumo.machine import device_of, planned_device
 from lumo.model import LumoModel, ModelError, check_reach, with_lora
 from lumo.params import Profile, weights_folder
 from lumo.space import TokenSpace
@@ -64,7 +64,7 @@ class Skeleton:
 def skeleton(profile: Profile) -> Skeleton:
     """What `load_model` and `add_lora` would make, without reading the weights. Raises ParamsError, CodecError or ModelError."""
     config = _checked_config(profile)
-    dtype = torch.float32 if device_of(profile.device) == "cpu" else config.dtype or torch.bfloat16
+    dtype = torch.float32 if planned_device(profile.device) == "cpu" else config.dtype or torch.bfloat16
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False)
     table, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+MEMINFO = Path("/proc/meminfo")  # Linux alone has it
+
 
 class MachineError(ValueError):
     """Something this machine hasn't; the message is one line."""
@@ -21,6 +23,11 @@ def device_of(wanted: str) -> str:
             "device is cuda, and torch finds no such device here; set device to cpu or auto, or install torch with CUDA"
         )
     return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def planned_device(wanted: str) -> str:
+    """As `device_of`, for a plan: a run on CUDA can be planned where there is none."""
+    return wanted if wanted == "cuda" else device_of(wanted)
 
 
 def use_threads(count: int) -> None:
@@ -53,18 +60,23 @@ def memory_bytes(device: str) -> int | None:
     return torch.cuda.memory_allocated() if device == "cuda" else status_bytes("VmRSS")
 
 
+def shares_memory(device: str) -> bool:
+    """Whether the device's memory is the processor's own: a CPU's is, and that of a GPU on the same chip (DGX Spark)."""
+    return device == "cpu" or (torch.cuda.is_available() and bool(torch.cuda.get_device_properties(0).is_integrated))
+
+
+def available_bytes() -> int | None:
+    """What the system can give without swapping, its page cache included; None where it doesn't tell."""
+    if not MEMINFO.is_file():
+        return None
+    (line,) = [line for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:")]
+    return int(line.split()[1]) * 1024
+
+
 def free_bytes(device: str) -> int | None:
-    """What a run may still take of the device's memory; None where the system doesn't tell. On machines whose GPU shares the
-    processor's memory (DGX Spark) CUDA's own figure leaves out what the system would give back, so the smaller view is not taken."""
-    available = None
-    if sys.platform.startswith("linux"):
-        (line,) = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:")]
-        available = int(line.split()[1]) * 1024
-    if device != "cuda":
-        return available
-    free = torch.cuda.mem_get_info()[0]
-    shared = torch.cuda.get_device_properties(0).is_integrated
-    return max(free, available or 0) if shared else free
+    """What a run may still take of the device's memory; None where the system doesn't tell. Of shared memory CUDA's own figure leaves out
+    the page cache, which the system would give back: there it isn't asked."""
+    return available_bytes() if shares_memory(device) else torch.cuda.mem_get_info()[0]
 
 
 def status_bytes(key: str) -> int | None:

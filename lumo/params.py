@@ -121,7 +121,10 @@ class Backbone(Section):
 
 
 class Training(Section):
-    """What the warm start and stage 4 share."""
+    """What the warm start and stage 4 share.
+
+    memory_floor_mib: below so much available memory a run ends with a checkpoint, see `lumo.watchdog`; 0 lets it go on
+    """
 
     steps: Count
     tokens_per_batch: Count
@@ -131,6 +134,7 @@ class Training(Section):
     warmup_steps: CountOrNone = 20
     checkpoint_every: Count = 200
     log_every: Count = 20
+    memory_floor_mib: CountOrNone = 512
 
 
 class Stage4(Training):
@@ -248,8 +252,17 @@ def weights_folder(path: str | None, miniature: str, files: tuple[str, ...] = ("
         return folder
     for file in files:
         if not (folder / file).is_file():
-            raise ParamsError(f"{folder}: no {file} there; expected a folder with {' and '.join(files)}")
+            more = " (lumo plan needs no weights)" if file == "config.json" else ""
+            raise ParamsError(f"{folder}: no {file} there; expected a folder with {' and '.join(files)}{more}")
     return folder
+
+
+def has_weights(path: str | None) -> bool:
+    """Whether weights lie where a profile's `path` points. A plan can be made from a folder with config.json alone; nothing can be run."""
+    if path is None:
+        return True
+    place = _named(path)
+    return place.suffix == ".th" or any(file.suffix in (".safetensors", ".pt", ".ckpt") for file in place.glob("*"))
 
 
 def _named(path: str) -> Path:

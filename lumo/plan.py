@@ -2,68 +2,70 @@
 
 Tokens, lengths and drops are exact, unless files that are there can't be read: they come from the captions and the codecs' sizes, through
 the code that makes the run's own sequences. Memory is a sum of parts, activations counted on a model without weights. Time follows from a rate that is
-measured here in a few steps, or given.
+measured here in a few steps, or given. Weights and data needn't be there, nor the GPU: what stands for them is said.
 
 Axes: b row · s step in a row.
 """
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 
 from lumo.backbone import Skeleton, load_model, skeleton
+from lumo.codecs.sizes import Sizes, known_codecs
 from lumo.datasets import world
 from lumo.datasets.manifest import Row, read_manifest
-from lumo.loss import CHUNK_BYTES
-from lumo.machine import device_of, free_bytes, status_bytes, synchronise
+from lumo.footprint import FP32, PlanError, generation_bytes, held_bytes, training_bytes
+from lumo.machine import device_of, free_bytes, planned_device, shares_memory, synchronise
 from lumo.media import Image, png_bytes, wav_bytes
-from lumo.params import ROOT, Profile
+from lumo.params import ROOT, Profile, has_weights, weights_folder
 from lumo.shards import Plan, Sample, tar_of
 from lumo.tasks import Mixture, Pool, build_pools
-from lumo.tokenizer import UnifiedTokenizer, load_tokenizer
+from lumo.tokenizer import UnifiedTokenizer, load_text_tokenizer, make_space
 from lumo.training import Feed, task_weights
 
-FP32 = 4
+BF16 = 2
 STEPS_LOOKED_AT = 40  # fewer where a step has many tokens
 TOKENS_LOOKED_AT = 2**19
-# Of the activations: gradients in flight, and freed blocks that don't fit what comes next. Measured with glibc on the mini profile with 768 to
-# 6,144 tokens a batch, where it put the peak within 4 % each time; for CUDA's own allocator it is a guess.
-SLACK = {"cpu": 1.1, "cuda": 0.3}
-
-
-class PlanError(ValueError):
-    """A run that can't fit; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Forecast:
     """media: tokens of one picture, of one clip; tasks: for each task its sequences, lengths and drops in stage 4
-    steps: of each stage, real and computed tokens of a step; memory_bytes, disk_bytes: by part; left_out: rows that can't be used
+    steps: of each stage, real and computed tokens of a step; training_bytes, generation_bytes: of memory at the peak of each; disk_bytes
+    left_out: rows that can't be used; assumed: what isn't there, and what stands for it, one line each
     feed: what stage 4 draws from, with the first code of each codebook in place of all codes
     """
 
     media: dict[str, int]
     tasks: dict[str, dict[str, float]]
     steps: dict[str, dict[str, float]]
-    memory_bytes: dict[str, int]
+    training_bytes: dict[str, int]
+    generation_bytes: dict[str, int]
     disk_bytes: dict[str, int]
     left_out: int
+    assumed: list[str]
     feed: Feed
+
+    @property
+    def memory_bytes(self) -> dict[str, int]:
+        """Of training or of generation, whichever takes more; the warm start takes less than stage 4."""
+        return max(self.training_bytes, self.generation_bytes, key=lambda parts: sum(parts.values()))
 
 
 def forecast(profile: Profile) -> Forecast:
-    """Raises ManifestError, ParamsError, CodecError, ModelError or TaskError for what isn't there, PlanError for what can't be counted."""
-    tokenizer = load_tokenizer(profile)
+    """Raises ManifestError, ParamsError, CodecError, ModelError or TaskError for what isn't there and has no stand-in, PlanError for what
+    can't be counted."""
+    tokenizer = _tokenizer(profile)
     rows, left_out = _rows(profile)
     samples: dict[str, list[Sample]] = {"train": [], "eval": [], "golden": []}
     split_of = Plan(profile.data.eval_share, profile.data.golden_source, profile.data.samples_per_shard).split
@@ -72,29 +74,47 @@ def forecast(profile: Profile) -> Forecast:
     feeds = {stage: _feed(profile, samples["train"], tokenizer, stage) for stage in ("warm_start", "stage4")}
     looks = {stage: _look(feed, getattr(profile, stage).steps) for stage, feed in feeds.items()}
     pools, bare = feeds["stage4"].pools, skeleton(profile)
+    longest = max((len(s) for pool in pools.values() for s in pool.sequences), default=0)
     return Forecast(
-        {medium: tokenizer.codecs[medium].frames * tokenizer.codecs[medium].codebooks for medium in ("image", "audio")},
+        {medium: tokenizer.tokens_of(medium) for medium in ("image", "audio")},
         {name: _lengths(pool) for name, pool in pools.items()},
         looks,
-        _memory(profile, tokenizer, looks["stage4"], pools, bare),
+        training_bytes(profile, tokenizer, looks["stage4"], bare),
+        generation_bytes(profile, tokenizer, longest, bare),
         _disk(profile, samples, tokenizer, bare),
         left_out,
+        _assumed(profile, tokenizer, len(rows)),
         feeds["stage4"],
     )
 
 
-def check(plan: Forecast, device: str) -> None:
-    """Raises PlanError when the run needs more memory than is free, naming what takes most."""
+def budget(profile: Profile) -> int | None:
+    """Bytes that this run may take: what is free and what this process holds by now, which is in the need already, less the floor of its
+    watchdog where that memory is shared. None where it can't be known, as for a GPU that isn't here."""
+    device = planned_device(profile.device)
+    if device == "cuda" and not torch.cuda.is_available():
+        return None
     free = free_bytes(device)
-    if free is None:
-        return
-    need, free = sum(plan.memory_bytes.values()), free + _held(device)  # what this process holds is in the need already
-    if need > free:
+    floor = profile.stage4.memory_floor_mib * 2**20 if shares_memory(device) else 0
+    return None if free is None else free + held_bytes(device) - floor
+
+
+def check(plan: Forecast, budget: int | None, folder: Path) -> None:
+    """Raises PlanError when the run needs more memory than its budget, or more disk than is free where `folder` lies; it names what takes most."""
+    need = sum(plan.memory_bytes.values())
+    if budget is not None and need > budget:
         part = max(plan.memory_bytes, key=plan.memory_bytes.__getitem__)
         raise PlanError(
-            f"plan: needs {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free; most goes to {part} "
+            f"plan: needs {need / 2**30:.1f} GiB of memory, {max(0, budget) / 2**30:.1f} may be taken; most goes to {part} "
             f"({plan.memory_bytes[part] / 2**30:.1f} GiB): lower stage4.tokens_per_batch, stage4.lora_rank or golden.batch_size, "
             "or take a smaller backbone"
+        )
+    need, there = sum(plan.disk_bytes.values()), next(p for p in (folder, *folder.parents) if p.exists())
+    if need > (free := shutil.disk_usage(there).free):
+        part = max(plan.disk_bytes, key=plan.disk_bytes.__getitem__)
+        raise PlanError(
+            f"plan: needs {need / 2**30:.1f} GiB of disk, {free / 2**30:.1f} are free at {there}; most goes to {part} "
+            f"({plan.disk_bytes[part] / 2**30:.1f} GiB): free some space, or set LUMO_REPORTS to a folder on another disk"
         )
 
 
@@ -106,13 +126,42 @@ def seconds(plan: Forecast, profile: Profile, tokens_per_s: float) -> dict[str, 
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 
+def _tokenizer(profile: Profile) -> UnifiedTokenizer:
+    """As `load_tokenizer`, but codecs without weights are no more than their sizes."""
+    backbone, codecs = weights_folder(profile.backbone.path, "backbone"), known_codecs(profile.codecs)
+    return UnifiedTokenizer(make_space(backbone, codecs), load_text_tokenizer(backbone), codecs)
+
+
+def _manifest(profile: Profile) -> Path | None:
+    return ROOT / Path(profile.data.manifest).expanduser() if profile.data.manifest else None
+
+
+def _assumed(profile: Profile, tokenizer: UnifiedTokenizer, rows: int) -> list[str]:
+    """What isn't there, and what stands for it."""
+    lines, path = [], _manifest(profile)
+    if path and not path.is_file():
+        lines.append(f"{path} isn't there: {rows} rows with the generated world's captions stand for it")
+    for medium in ("image", "audio"):
+        if isinstance(tokenizer.codecs[medium], Sizes):
+            lines.append(
+                f"codecs.{medium} has no weights there: its sizes are known, its memory and disk aren't counted"
+            )
+    if not has_weights(profile.backbone.path):
+        lines.append("backbone has no weights there: its config.json stands for it")
+    if profile.device == "cuda" and not torch.cuda.is_available():
+        lines.append(
+            "no GPU here: the plan is for one, and isn't held against its memory; --memory says how much it has"
+        )
+    return lines
+
+
 def _rows(profile: Profile) -> tuple[list[Row], int]:
-    """The rows of a run, and how many can't be used: broken ones, and those whose files aren't there."""
-    if not profile.data.manifest:
+    """The rows of a run, and how many can't be used: broken ones, and those whose files aren't there. Without a manifest the world's."""
+    path = _manifest(profile)
+    if path is None or not path.is_file():
         amounts = profile.world
         made = world.rows(amounts.images, amounts.clips, amounts.pairs, profile.seed)
         return [Row.model_validate(row) for row in made], 0
-    path = ROOT / Path(profile.data.manifest).expanduser()
     rows, broken = read_manifest(path)
     there = [row for row in rows if all((path.parent / medium.path).is_file() for _, medium in row.modalities.items())]
     return there, len(broken) + len(rows) - len(there)
@@ -156,86 +205,12 @@ def _lengths(pool: Pool) -> dict[str, float]:
             "dropped": pool.dropped, "shortened": pool.shortened}  # fmt: skip
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def _memory(
-    profile: Profile, tokenizer: UnifiedTokenizer, look: Mapping[str, float], pools: Mapping[str, Pool], bare: Skeleton
-) -> dict[str, int]:
-    """Bytes at the peak of stage 4, which is above the warm start's, or of generation where that is higher."""
-    device = device_of(profile.device)
-    model, text = bare.model, bare.model.config.get_text_config()
-    dtype = next(model.parameters()).dtype
-    rows = tokenizer.space.new_rows * bare.width * bare.tables
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    media = max(codec.frames * codec.codebooks for codec in (tokenizer.codecs.image, tokenizer.codecs.audio))
-    steps = media + max(
-        profile.golden.max_text_tokens, max((len(s) for p in pools.values() for s in p.sequences), default=0)
-    )
-    cache = 2 * text.num_hidden_layers * heads * head * steps * profile.golden.batch_size * dtype.itemsize
-    head_rows = len(tokenizer.text_ids) * bare.width * FP32  # of text, the largest set that an answer is chosen from
-    copied = bare.base_bytes if dtype == torch.float32 else 0  # LoRA merged into a copy, see lumo.lora
-    generating = cache + head_rows + copied
-    activations = _activations(model, int(look["rows"]), int(look["row"]))
-    logits = 2 * min(CHUNK_BYTES, int(look["supervised"]) * tokenizer.space.size * FP32)
-    training = {
-        # value, gradient, and AdamW's two moments
-        "new rows": 4 * rows * FP32,
-        "LoRA": 4 * bare.adapters * FP32,
-        "activations": activations,
-        "gradients in flight, allocator": round(SLACK["cpu" if device == "cpu" else "cuda"] * activations),
-        "logits": logits,
-    }
-    most = training if sum(training.values()) >= generating else {"generation": generating}
-    return {"program, codecs, data": _held(device), "base": bare.base_bytes, **most}
-
-
-def _held(device: str) -> int:
-    """What this process holds by now, codecs and samples among it; nothing of it lies on a GPU."""
-    return (status_bytes("VmRSS") or 0) if device == "cpu" else 0
-
-
-def _activations(model: torch.nn.Module, rows: int, length: int) -> int:
-    """Bytes that a forward pass keeps for the backward one, counted on tensors that have a shape and no values.
-
-    Raises PlanError for layers whose shapes depend on values.
-    """
-    kept: dict[int, Any] = {}
-    weights = {p.untyped_storage()._cdata for p in model.parameters()}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        # without a device attention is the slow kind, which keeps its weights [b h s s]; no device makes those
-        is_attention = tensor.shape[-2:] == (length, length) and tensor.shape[:-2].numel() > rows
-        if storage._cdata not in weights and not is_attention:
-            kept[storage._cdata] = storage  # held, or its address would be given away again
-        return tensor
-
-    trunk = model.get_base_model().base_model
-    embedded = torch.empty(
-        rows, length, model.config.get_text_config().hidden_size, device="meta", dtype=next(model.parameters()).dtype
-    )
-    positions = torch.zeros(rows, length, dtype=torch.long, device="meta")
-    mask = torch.ones(rows, 1, length, length, dtype=torch.bool, device="meta")
-    try:
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
-            trunk(
-                inputs_embeds=embedded.requires_grad_(),
-                attention_mask=mask,
-                position_ids=positions,
-                use_cache=False,
-            )
-    except RuntimeError as error:  # torch 2.13 knows no shapes of a mixture of experts in fp32
-        reason = " ".join(str(error).split())[:200]
-        raise PlanError(
-            f"plan: activations of {type(trunk).__name__} can't be counted without its weights ({reason}); "
-            "expected layers whose shapes are known, run without a plan"
-        ) from error
-    return sum(storage.nbytes() for storage in kept.values())
-
-
 # --- time and disk ----------------------------------------------------------------------------------------------------
+
+
+def can_measure(profile: Profile) -> bool:
+    """Whether there are weights and a device to measure a rate with."""
+    return has_weights(profile.backbone.path) and (profile.device != "cuda" or torch.cuda.is_available())
 
 
 def measured_tokens_per_s(plan: Forecast, profile: Profile, steps: int = 8) -> float:
@@ -272,6 +247,8 @@ def _disk(
     trained = FP32 * (tokenizer.space.new_rows * bare.width * bare.tables + bare.adapters)
     sizes = {"shards": shards, "warm start and stage 4, when finished": 2 * trained - FP32 * bare.adapters,
              "two checkpoints with the optimiser, while training": 2 * 3 * trained}  # fmt: skip
+    if not has_weights(profile.backbone.path):
+        sizes["backbone, to be fetched"] = sum(p.numel() for p in bare.model.parameters()) * BF16
     if not profile.data.manifest:
         sizes["the world's files"] = _world_bytes(every)
     return sizes

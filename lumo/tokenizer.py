@@ -64,6 +64,10 @@ class UnifiedTokenizer:
         """The block of each codebook, in order."""
         return block_names(modality, self.codecs[modality].codebooks)
 
+    def tokens_of(self, modality: str) -> int:
+        """Of one picture, of one clip."""
+        return self.codecs[modality].frames * self.codecs[modality].codebooks
+
     def _with_offsets(self, modality: str, codes: Int[np.ndarray, "k t"]) -> Int[np.ndarray, "k t"]:
         return np.stack([self.space.to_ids(name, row) for name, row in zip(self.blocks(modality), codes, strict=True)])
 

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from lumo import parallel
+from lumo import parallel, watchdog
 from lumo.batches import Batch, layout, pack
 from lumo.files import write_atomically
 from lumo.machine import gemm_rate, memory_bytes
@@ -214,7 +214,7 @@ def train(
     show: called every `params.log_every` steps
     Returns first and last loss, tokens and target tokens of each task.
     Raises ModelError for a loss that is not finite, for a checkpoint that is damaged or can't be written, SpaceError for
-    checkpoints of another token space.
+    checkpoints of another token space, MachineError when memory runs short; then a checkpoint is there.
     """
     optimiser = _optimiser(model, params)
     trained = [p for group in optimiser.param_groups for p in group["params"]]
@@ -257,9 +257,11 @@ def train(
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             sums = sums_of(losses, groups, feed.names)
-            seen = torch.tensor([batch.tokens, batch.input_ids.numel()], device=groups.device)
+            # in one exchange with the rest, so that all processes end at the same step
+            low = watchdog.is_low(params.memory_floor_mib)
+            seen = torch.tensor([batch.tokens, batch.input_ids.numel(), low], device=groups.device)
             parallel.add_up([seen])
-            tokens, computed = seen.tolist()
+            tokens, computed, low = seen.tolist()
             line = {
                 "step": step,
                 "losses": dict(sums.losses),
@@ -280,9 +282,13 @@ def train(
                 share, memory = speed * flops / ceiling, memory_bytes(device)
                 show(Progress(step + 1, params.steps, means, speed, left, share, memory))
                 window, window_tokens, shown, since = Sums({}, {}), 0, step + 1, now
-            if first and (step + 1) % params.checkpoint_every == 0 and step + 1 < params.steps:
+            checkpoint, is_last = folder / f"checkpoint_{step + 1:06d}", step + 1 == params.steps
+            if first and (low or (step + 1) % params.checkpoint_every == 0) and not is_last:
                 log.flush()
-                _checkpoint(model, optimiser, folder / f"checkpoint_{step + 1:06d}", step + 1, run)
+                _checkpoint(model, optimiser, checkpoint, step + 1, run)
+            if low and not is_last:
+                parallel.wait()  # a launcher kills the others when the first one leaves
+                raise watchdog.ended(params.memory_floor_mib, step + 1, checkpoint.name)
     if first:
         _checkpoint(model, None, folder / "final", params.steps, run)
         _remove_checkpoints(folder)
@@ -351,7 +357,7 @@ def _identity(params: Training, seed: int, feed: Feed, model: LumoModel) -> dict
     start = hashlib.sha256()
     for parameter in [*model.row_parameters(), *model.lora_parameters()]:
         start.update(parameter.detach().cpu().numpy().tobytes())
-    described = params.model_dump(mode="json", exclude={"checkpoint_every", "log_every"})
+    described = params.model_dump(mode="json", exclude={"checkpoint_every", "log_every", "memory_floor_mib"})
     return described | {"seed": seed, "data_sha256": feed.sha256, "start_sha256": start.hexdigest()}
 
 

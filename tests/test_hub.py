@@ -13,9 +13,9 @@ import pytest
 from huggingface_hub import constants
 from refusals import refused
 
+from lumo.backbone import skeleton
 from lumo.codecs import load_codecs
 from lumo.hub import HubError, commit, snapshot
-from lumo.model import skeleton
 from lumo.params import ROOT, ParamsError, load_profile, weights_folder
 from lumo.tokenizer import load_tokenizer
 from lumo.workbook.provenance import provenance

@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +49,18 @@ def test_dockerfile_never_installs_torch():
     for line in installs:
         assert not re.search(r"(?<![\w/-])torch\w*\s*(?:[<>=!~\"']|\s|$)", line), line
         assert "--constraint /opt/torch-constraints.txt" in line or "--no-deps" in line
+
+
+def test_dockerfile_pins_its_image():
+    (image,) = [line for line in docker_commands() if line.startswith("ARG IMAGE=")]
+    assert re.fullmatch(r"ARG IMAGE=nvcr\.io/nvidia/pytorch:\d\d\.\d\d-py3", image)
+
+
+@pytest.mark.parametrize("name", [".gitignore", ".dockerignore"])
+def test_what_is_fetched_stays_out_of_git_and_of_the_image(name):
+    """An image that is built beside 16 GB of weights would hold them."""
+    ignored = {line.strip("/") for line in (ROOT / name).read_text().splitlines()}
+    assert {"weights", "data", ".venv"} <= ignored
 
 
 def test_constraints_pin_torch_within_the_range():

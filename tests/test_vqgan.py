@@ -21,13 +21,14 @@ from torch.nn import functional as F
 
 from lumo import stages
 from lumo.codecs import CodecError, load_codecs, weights_sha256
+from lumo.codecs.sizes import image_sizes
 from lumo.codecs.taming import VqganConfig
 from lumo.codecs.vectors import nearest
 from lumo.codecs.vqgan import Vqgan, VqganCodec
 from lumo.datasets import world
 from lumo.datasets.manifest import read_manifest
 from lumo.media import Image, MediaError, png_bytes
-from lumo.params import ParamsError, load_profile
+from lumo.params import ImageCodec, ParamsError, load_profile
 from lumo.shards import Plan, read_shards, write_shards
 from lumo.tokenizer import load_tokenizer
 
@@ -382,6 +383,16 @@ def test_a_profile_names_the_folder(toy_folder, folder, codec):
 
 
 # --- what isn't as it should be ---------------------------------------------------------------------------------------
+
+
+def test_its_sizes_stand_in_model_yaml(folder, codec):
+    """All that a plan needs, before the checkpoint is fetched."""
+    (folder / "last.ckpt").unlink()
+    known = image_sizes(ImageCodec(name="vqgan", path=str(folder)))
+    assert (known.cardinalities, known.frames, known.codebooks) == (codec.cardinalities, codec.frames, 1)
+    (folder / "model.yaml").unlink()
+    with refused(ParamsError, f"{folder}: no model.yaml there"):
+        image_sizes(ImageCodec(name="vqgan", path=str(folder)))
 
 
 def test_a_picture_of_another_size_is_refused(codec, pictures, tmp_path):

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Int
 
 from lumo.media import Audio, ClipPolicy, Image
+from lumo.params import AudioCodec, ImageCodec, weights_folder
 from lumo.params import Codecs as CodecParams
-from lumo.params import weights_folder
 
 
 class CodecError(ValueError):
@@ -107,26 +107,35 @@ def load_codecs(params: CodecParams, device: str = "cpu") -> CodecSet:
 
     device: where their networks compute; the miniature's own are tables and stay on the CPU
     """
+    return CodecSet(load_image_codec(params.image, device), load_audio_codec(params.audio, device))
+
+
+def load_image_codec(params: ImageCodec, device: str = "cpu") -> Codec:
     # imported here: the protocol alone needs no torch
-    from lumo.codecs.dac import DacCodec
-    from lumo.codecs.encodec import EncodecCodec
     from lumo.codecs.seed2 import Seed2Codec
-    from lumo.codecs.spectral import SpectralCodec
     from lumo.codecs.twotone import TwoToneCodec
     from lumo.codecs.vqgan import VqganCodec
 
-    image, audio = params.image, params.audio
-    folder = weights_folder(audio.path, "audio_codec")
-    pictures = {
-        "seed2": lambda: Seed2Codec(
-            weights_folder(image.path, "image_codec", ("seed_quantizer.pt",)), image.steps or 20, device=device
-        ),
-        "twotone": lambda: TwoToneCodec(weights_folder(image.path, "image_codec")),
-        "vqgan": lambda: VqganCodec(weights_folder(image.path, "image_codec", ("model.yaml", "last.ckpt")), device),
+    def folder(*files: str) -> Path:
+        return weights_folder(params.path, "image_codec", files)
+
+    adapters = {
+        "seed2": lambda: Seed2Codec(folder("seed_quantizer.pt"), params.steps or 20, device=device),
+        "twotone": lambda: TwoToneCodec(folder("config.json")),
+        "vqgan": lambda: VqganCodec(folder("model.yaml", "last.ckpt"), device),
     }
-    sounds = {
-        "dac": lambda: DacCodec(folder, audio.codebooks, audio.clip_s, device),
-        "encodec": lambda: EncodecCodec(folder, audio.bandwidth_kbps, audio.clip_s, audio.scale, device),
-        "spectral": lambda: SpectralCodec(folder, audio.bandwidth_kbps, audio.clip_s),
+    return adapters[params.name]()
+
+
+def load_audio_codec(params: AudioCodec, device: str = "cpu") -> Codec:
+    from lumo.codecs.dac import DacCodec
+    from lumo.codecs.encodec import EncodecCodec
+    from lumo.codecs.spectral import SpectralCodec
+
+    folder = weights_folder(params.path, "audio_codec")
+    adapters = {
+        "dac": lambda: DacCodec(folder, params.codebooks, params.clip_s, device),
+        "encodec": lambda: EncodecCodec(folder, params.bandwidth_kbps, params.clip_s, params.scale, device),
+        "spectral": lambda: SpectralCodec(folder, params.bandwidth_kbps, params.clip_s),
     }
-    return CodecSet(pictures[image.name](), sounds[audio.name]())
+    return adapters[params.name]()

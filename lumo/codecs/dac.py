@@ -29,13 +29,15 @@ class DacCodec:
     codebooks: how many; fewer make fewer tokens and less fidelity
     clip_s: seconds of every clip; encoded with silence up to a whole number of frames, which decoding takes away
     device: where the model computes; codes and clips are on the CPU
+    bare: sizes without weights, see `load_pretrained`; it codes nothing
     Raises CodecError for more codebooks than there are.
     """
 
     name = "dac"
 
-    def __init__(self, folder: Path, codebooks: int, clip_s: float, device: str = "cpu"):
-        self.model = load_pretrained(DacModel, folder, "DAC").to(device)
+    def __init__(self, folder: Path, codebooks: int, clip_s: float, device: str = "cpu", bare: bool = False):
+        model = load_pretrained(DacModel, folder, "DAC", bare)
+        self.model = model if bare else model.to(device)
         config = self.model.config
         if not 1 <= codebooks <= config.n_codebooks:
             raise CodecError(f"{folder}: no {codebooks} codebooks, expected 1 to {config.n_codebooks}")

@@ -32,17 +32,24 @@ class EncodecCodec:
     scale: for models that divide each segment by its loudness (48 kHz) before they code it. That number is no token, so what is
         decoded has to be given one: the root mean square of every decoded segment, full scale being 1. None for all others.
     device: where the model computes; codes and clips are on the CPU
+    bare: sizes without weights, see `load_pretrained`; it codes nothing
     Raises CodecError for another bandwidth, and for a scale that is missing or has no use.
     """
 
     name = "encodec"
 
     def __init__(
-        self, weights: Path, bandwidth_kbps: float, clip_s: float, scale: float | None = None, device: str = "cpu"
+        self,
+        weights: Path,
+        bandwidth_kbps: float,
+        clip_s: float,
+        scale: float | None = None,
+        device: str = "cpu",
+        bare: bool = False,
     ):
         is_folder = weights.is_dir()
-        model = load_pretrained(EncodecModel, weights, "EnCodec") if is_folder else read_meta(weights)
-        self.model, config = model.to(device), model.config
+        model = load_pretrained(EncodecModel, weights, "EnCodec", bare) if is_folder else read_meta(weights)
+        self.model, config = model if bare else model.to(device), model.config
         if bandwidth_kbps not in config.target_bandwidths:
             raise CodecError(
                 f"{weights}: no bandwidth of {bandwidth_kbps:g} kbit/s, expected one of {config.target_bandwidths}"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
@@ -15,13 +16,19 @@ from lumo.codecs import CodecError
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
-def load_pretrained(kind: type[Model], folder: Path, what: str) -> Model:
-    """A model from config.json and model.safetensors. Raises CodecError for another model's, and for weights that lack something."""
+def load_pretrained(kind: type[Model], folder: Path, what: str, bare: bool = False) -> Model:
+    """A model from config.json and model.safetensors. Raises CodecError for another model's, and for weights that lack something.
+
+    bare: from config.json alone, with shapes and no values, on the device "meta"
+    """
     try:
         # without a config transformers would go on with its default, one of the published models
         said = json.loads((folder / "config.json").read_text())["model_type"]
         if said != kind.config_class.model_type:
             raise ValueError(f"config.json says model_type {said}, expected {kind.config_class.model_type}")
+        if bare:
+            with torch.device("meta"):
+                return kind(kind.config_class.from_pretrained(folder, local_files_only=True))
         model, loaded = kind.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
