@@ -114,9 +114,9 @@ def one_of_two(rank: int, port: int, folder: Path, samples, space) -> None:
 
 def test_all_processes_end_when_one_sees_it(tokenizer, samples, tmp_path):
     folder, port = tmp_path / "run", t.free_port()
-    fork = multiprocessing.get_context("fork")  # a fresh interpreter would take ten seconds to come so far
+    fresh = multiprocessing.get_context("spawn")  # forked ones hang, where torch has threads already
     processes = [
-        fork.Process(target=one_of_two, args=(rank, port, folder, samples, tokenizer.space), daemon=True)
+        fresh.Process(target=one_of_two, args=(rank, port, folder, samples, tokenizer.space), daemon=True)
         for rank in range(2)
     ]
     for process in processes:
