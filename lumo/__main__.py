@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one, else cpu")
     bench.add_argument("--profile", default="mini", help="whose model and batches are measured (%(default)s)")
     bench.add_argument("--out", type=Path, help="a JSON file for the figures")
+    bench.add_argument("--rows", type=int, help="instead of all that: so many rows to shards; memory, speed, kills")
     bench.set_defaults(command=_bench)
 
     plan = commands.add_parser(
@@ -210,7 +211,12 @@ def _bench(options: argparse.Namespace) -> None:
     profile = load_profile(_profile(options))
     device = device_of(options.device or "auto")
     use_threads(profile.threads)
-    machine, comparisons = bench.run_all(profile, device, lambda name: print(f"{name} …", file=sys.stderr, flush=True))
+    if options.rows:
+        machine, comparisons = bench.machine(device), bench.many_rows(profile, options.rows)
+    else:
+        machine, comparisons = bench.run_all(
+            profile, device, lambda name: print(f"{name} …", file=sys.stderr, flush=True)
+        )
     print(show.facts(machine).text)
     print(show.table([comparison.as_row() for comparison in comparisons]).text)
     if options.out:

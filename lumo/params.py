@@ -59,12 +59,17 @@ class World(Section):
 
 
 class Data(Section):
-    """manifest: path of a JSONL manifest of one's own, relative to the project; null writes the miniature's world."""
+    """manifest: path of a JSONL manifest of one's own, relative to the project; null writes the miniature's world.
+
+    workers: that read and pack while the codec works, see `write_shards`; engine: ray shares shards among machines
+    """
 
     manifest: str | None = None
     golden_source: str = "world-held-out"  # rows of this source are kept for the golden suites
     eval_share: Share = 0.05
     samples_per_shard: Count = 1000
+    workers: CountOrNone = 2
+    engine: Literal["local", "ray"] = "local"
 
 
 class ImageCodec(Section):

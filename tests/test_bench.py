@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lumo.bench import Disagreement, generation, gpu, training
+from lumo.bench import Disagreement, generation, gpu, scale, training
 from lumo.bench.measure import Comparison, alternate, peak_bytes, ratios
 from lumo.model import LumoModel
+from lumo.params import load_profile
 from lumo.space import TokenSpace
 
 SPACE = TokenSpace(1000, {}, {"codebooks": 1, "cardinality": 16}, {"codebooks": 4, "cardinality": 8})
@@ -45,6 +46,20 @@ def test_generation_that_differs_is_found(model, monkeypatch):
     monkeypatch.setattr(generation.Stock, "__call__", lambda self, *args: honest(self, *args)[::-1])
     with pytest.raises(Disagreement, match="ids differ from those of transformers"):
         generation.against_stock(model, 2, "small", "small", 2, cases=5, rounds=1)
+
+
+def test_many_rows_run_small_and_bytes_that_differ_are_found(monkeypatch):
+    profile = load_profile("smoke", {"data": {"samples_per_shard": 16}, "threads": 1})
+    monkeypatch.setattr(scale, "FEW", 8)
+    monkeypatch.setattr(scale, "MEDIA", 8)
+    # in this process, but for the one that is killed: each would load for seconds
+    monkeypatch.setattr(scale, "_run", lambda *given: scale._write(*given) or {"seconds": 0.1, "peak_bytes": 1})
+    memory, speed = scale.many_rows(profile, 200, kills=1)
+    assert memory.ratio > 0 and speed.ratio > 0 and speed.figures["kills_with_same_bytes"] == 1
+    names = iter("ab")
+    monkeypatch.setattr(scale, "_content", lambda folder: {next(names): ""})
+    with pytest.raises(Disagreement, match="shards of a killed and resumed run differ"):
+        scale.many_rows(profile, 20, kills=0)
 
 
 def test_large_shapes_run_small_and_say_when_they_were_not_measured():

@@ -65,6 +65,7 @@ ROOMS = {
     "tokenizers": {"miniature"},
     "safetensors": {"model", "backbone", "codecs", "training", "miniature"},
     "webdataset": {"shards"},
+    "ray": {"shards/ray_engine"},
     "soundfile": {"media"},
     "soxr": {"datasets/folder"},
     "PIL": {"media", "datasets/folder"},

@@ -88,7 +88,9 @@ def test_a_kernel_starts_is_interrupted_restarted_and_ends(docker, monkeypatch):
             pass
         manager.interrupt_kernel()
         assert client.get_shell_msg(timeout=30)["content"]["ename"] == "KeyboardInterrupt"
-        assert said_by(client, "2")[0]["status"] == "ok"  # it goes on; what it prints just now may pass for the cell's before
+        assert (
+            said_by(client, "2")[0]["status"] == "ok"
+        )  # it goes on; what it prints just now may pass for the cell's before
         manager.restart_kernel()
         client.wait_for_ready(timeout=60)
         assert not Path(f"/proc/{pid}").exists()

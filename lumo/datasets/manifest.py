@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
+import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 
@@ -79,30 +82,76 @@ def _fault(error: ValidationError) -> str:
 
 def read_manifest(path: Path) -> tuple[list[Row], list[str]]:
     """Rows, and one line for each row that was left out. Raises ManifestError when there is no manifest at all."""
+    rows, left_out = [], []
+    for _, row in stream_manifest(path):
+        (rows if isinstance(row, Row) else left_out).append(row)
+    return rows, left_out
+
+
+def stream_manifest(path: Path) -> Iterator[tuple[int, Row | str]]:
+    """The same one by one: the byte at which a line begins, and its row, or the line that says why it is left out.
+
+    It is read twice, the first time for the ids alone: 8 bytes are held for each of them, and then only those that stand there twice.
+    """
+    twice, seen = _ids_twice(path), set()
+    for number, at, row in _checked(path):
+        if isinstance(row, Row) and _digest(row.id) in twice:
+            known = row.id in seen
+            seen.add(row.id)
+            if known:
+                row = f"{path.name}:{number}: id '{row.id}' stands there twice, the first is kept; mend the row"
+        yield at, row
+
+
+def rows_at(path: Path, starts: Iterable[int]) -> list[Row]:
+    """The rows that begin at these bytes. Raises ManifestError when the manifest was changed since it was streamed."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a caption may hold U+2028
+        with path.open("rb") as file:
+            return [Row.model_validate_json(_line_at(file, at)) for at in starts]
+    except (OSError, ValidationError) as error:
+        raise ManifestError(f"{path}: changed while it was worked on; run the same command again") from error
+
+
+def _line_at(file: BinaryIO, at: int) -> bytes:
+    file.seek(at)
+    return file.readline()
+
+
+def _checked(path: Path) -> Iterator[tuple[int, int, Row | str]]:
+    """Number, first byte, and row or fault of each line that isn't blank."""
+    at = 0
+    try:
+        with path.open("rb") as file:  # as bytes a line ends at \n alone: a caption may hold U+2028
+            for number, line in enumerate(file, start=1):
+                text = line.decode().rstrip("\r\n")
+                if text.strip():
+                    yield number, at, _row_or_fault(text, f"{path.name}:{number}")
+                at += len(line)
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: can't be read ({error}); expected a manifest, one JSON object a line") from error
-    rows, left_out, seen = [], [], set()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = Row.model_validate_json(line)
-            if not (row.text.caption or "").strip():
-                raise ValueError(f"'{row.id}' has an empty caption, expected words")
-            if not row.modalities.items():
-                raise ValueError(f"'{row.id}' has neither image nor audio")
-            if row.id in seen:
-                raise ValueError(f"id '{row.id}' stands there twice, the first is kept")
-        except ValidationError as error:
-            left_out.append(f"{path.name}:{number}: {_fault(error)}; mend the row")
-        except ValueError as error:
-            left_out.append(f"{path.name}:{number}: {error}; mend the row")
-        else:
-            seen.add(row.id)
-            rows.append(row)
-    return rows, left_out
+
+
+def _row_or_fault(text: str, where: str) -> Row | str:
+    try:
+        row = Row.model_validate_json(text)
+    except ValidationError as error:
+        return f"{where}: {_fault(error)}; mend the row"
+    if not (row.text.caption or "").strip():
+        return f"{where}: '{row.id}' has an empty caption, expected words; mend the row"
+    if not row.modalities.items():
+        return f"{where}: '{row.id}' has neither image nor audio; mend the row"
+    return row
+
+
+def _ids_twice(path: Path) -> set[int]:
+    """Digests that more than one good row's id has."""
+    digests = np.fromiter((_digest(row.id) for _, _, row in _checked(path) if isinstance(row, Row)), np.uint64)
+    digests.sort()
+    return set(digests[1:][digests[1:] == digests[:-1]].tolist())
+
+
+def _digest(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
 def inside(folder: Path, relative: str) -> Path:

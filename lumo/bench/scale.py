@@ -1,0 +1,111 @@
+"""Many rows to shards, in processes of their own: memory beside that of few rows, speed beside the bare codec, bytes after kills."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import tempfile
+import time
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from lumo.bench.measure import Comparison, Disagreement
+from lumo.datasets import world
+from lumo.files import write_atomically
+from lumo.machine import status_bytes, use_threads
+from lumo.params import Profile
+from lumo.shards import Plan, engine_of, write_shards
+from lumo.shards.format import sha256_of
+from lumo.tokenizer import load_tokenizer
+
+FEW, MEDIA = 1000, 256
+
+
+def many_rows(profile: Profile, rows: int, kills: int = 5) -> list[Comparison]:
+    """Raises Disagreement when a run that was killed and resumed leaves other bytes than an unbroken one."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pictures = MEDIA // 2
+        described = world.write_world(folder / "data", pictures, MEDIA - pictures, 0, profile.seed)
+        run = partial(_run, profile, folder)
+        # those held out of the world's training come after them
+        source = [json.loads(line) for line in described.read_text().splitlines()[:MEDIA]]
+        for count in (FEW, rows):
+            _repeat(source, described.with_name(f"{count}.jsonl"), count)
+        few, many = run(FEW, "few"), run(rows, "unbroken")
+        _kill(profile, folder, rows, kills, many["seconds"])
+        run(rows, "killed")
+        if _content(folder / "killed") != _content(folder / "unbroken"):
+            raise Disagreement("many_rows: shards of a killed and resumed run differ from those of an unbroken one")
+        bare = _bare_rows_per_s(profile, folder / "data", source)
+    ours, more = rows / many["seconds"], many["peak_bytes"] / few["peak_bytes"]
+    what = f"{rows:,} rows to shards"
+    return [
+        Comparison("many_rows_memory", f"{what}, peak memory", f"{FEW:,} rows", "≤ 1.1 ×", more, None, None, more <= 1.1,
+                   {"few": few, "many": many}),
+        Comparison("many_rows", f"{what}, the profile's codecs, rows/s", "the bare codecs, same media", "≥ 0.90", ours / bare,
+                   None, None, ours >= 0.9 * bare, {"rows_per_s": ours, "bare_rows_per_s": bare, "kills_with_same_bytes": kills}),
+    ]  # fmt: skip
+
+
+def _repeat(source: list[dict[str, Any]], manifest: Path, count: int) -> None:
+    """So many rows with an id of their own, that share the media of a few."""
+    with manifest.open("w") as file:
+        for number, row in zip(range(count), itertools.cycle(source), strict=False):
+            file.write(json.dumps({**row, "id": f"{row['id']}-{number}"}) + "\n")
+
+
+def _write(profile: Profile, folder: Path, rows: int, out: str) -> None:
+    """What the other process does."""
+    use_threads(profile.threads)
+    tokenizer = load_tokenizer(profile)
+    plan = Plan(profile.data.eval_share, profile.data.golden_source, profile.data.samples_per_shard)
+    began = time.perf_counter()
+    write_shards(folder / "data" / f"{rows}.jsonl", folder / out, tokenizer, plan, engine=engine_of(profile))
+    seconds = time.perf_counter() - began
+    write_atomically(folder / f"{out}.json", json.dumps({"seconds": seconds, "peak_bytes": status_bytes("VmHWM")}))
+
+
+def _run(profile: Profile, folder: Path, rows: int, out: str) -> dict[str, float]:
+    """Seconds and bytes at the peak of a whole run."""
+    process = get_context("spawn").Process(target=_write, args=(profile, folder, rows, out))
+    process.start()
+    process.join()
+    return json.loads((folder / f"{out}.json").read_text())
+
+
+def _kill(profile: Profile, folder: Path, rows: int, kills: int, seconds: float) -> None:
+    """Begin the run so often, and kill it at random moments of its work."""
+    moments = random.Random(profile.seed)
+    for _ in range(kills):
+        before = set(folder.glob("killed/*"))
+        process = get_context("spawn").Process(target=_write, args=(profile, folder, rows, "killed"))
+        process.start()
+        while process.is_alive() and set(folder.glob("killed/*")) == before:
+            time.sleep(0.05)  # it is loading, or still reads what is there
+        process.join(moments.random() * seconds / kills)
+        process.kill()
+        process.join()
+
+
+def _content(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in folder.iterdir()}
+
+
+def _bare_rows_per_s(profile: Profile, base: Path, source: list[dict[str, Any]]) -> float:
+    """Of the codecs alone, on media in memory: the best of three passes over them."""
+    tokenizer, media = load_tokenizer(profile), {"image": [], "audio": []}
+    for row in source:
+        for name, medium in row["modalities"].items():
+            media[name].append(tokenizer.codecs[name].read(base / medium["path"]))
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        for name, items in media.items():
+            for start in range(0, len(items), 64):
+                tokenizer.codecs[name].encode(items[start : start + 64])
+        seconds.append(time.perf_counter() - began)
+    return sum(map(len, media.values())) / min(seconds)

@@ -1,0 +1,185 @@
+"""What there is to do for a manifest, cut into jobs of one shard each; and one job, which gives the same bytes on whatever machine.
+
+Axes: b row · n token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from lumo.codecs import CodecError
+from lumo.datasets.manifest import ManifestError, Row, inside, rows_at, stream_manifest
+from lumo.files import write_atomically
+from lumo.media import Audio, Image, MediaError
+from lumo.shards.format import Sample, sha256_of, tar_of
+from lumo.space import TokenSpace
+from lumo.tokenizer import UnifiedTokenizer
+
+SPLITS = ("train", "eval", "golden")
+BATCH = 64
+Card = dict[str, Any]
+# modality and media to lines of ids, as `UnifiedTokenizer.encode`
+Encode = Callable[[str, Sequence[Image | Audio]], Int[np.ndarray, "b n"]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which row goes where: the split is a hash of the id, but for rows of `golden_source`, which are kept for the golden suites,
+    and for rows whose media say it themselves: `meta.split`, `train` or `eval`, is a published dataset's own.
+
+    Rows whose media say the same `meta.group` (several captions, or parts, of one file) go the same way.
+    """
+
+    eval_share: float
+    golden_source: str
+    samples_per_shard: int
+
+    def split(self, row: Row) -> str:
+        if row.source == self.golden_source:
+            return "golden"
+        said = [medium.meta.get("split") for _, medium in row.modalities.items()]
+        for split in ("eval", "train"):
+            if split in said:
+                return split
+        groups = [str(medium.meta["group"]) for _, medium in row.modalities.items() if "group" in medium.meta]
+        return "eval" if unit_hash(groups[0] if groups else row.id) < self.eval_share else "train"
+
+
+def unit_hash(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to make. starts: the bytes at which its rows begin in the manifest, so that a job is small whatever the rows hold."""
+
+    manifest: Path
+    folder: Path
+    split: str
+    number: int
+    starts: array[int]
+
+    @property
+    def stem(self) -> Path:
+        return self.folder / f"{self.split}-{self.number:06d}"
+
+
+def jobs_of(manifest: Path, folder: Path, plan: Plan) -> tuple[list[Job], list[str]]:
+    """All shards of a manifest, split by split, and a line for each row that can't be used. 8 bytes a row are held.
+
+    Raises ManifestError when the manifest can't be read.
+    """
+    starts, left_out = {split: array("q") for split in SPLITS}, []
+    for at, row in stream_manifest(manifest):
+        if isinstance(row, Row):
+            starts[plan.split(row)].append(at)
+        else:
+            left_out.append(row)
+    size = plan.samples_per_shard
+    jobs = [
+        Job(manifest, folder, split, number, own[number * size : (number + 1) * size])
+        for split, own in starts.items()
+        for number in range(-(-len(own) // size))
+    ]
+    return jobs, left_out
+
+
+def make(job: Job, tokenizer: UnifiedTokenizer, encode: Encode, tell: Callable[[int], None]) -> Card:
+    """The shard of a job, and its card; a shard that is already there whole, from the same input, is kept.
+
+    encode: the tokenizer's own, or one that hands the batch to another thread
+    tell: called with the number of rows that are done since
+    Raises ManifestError when the manifest was changed meanwhile.
+    """
+    rows, base = rows_at(job.manifest, job.starts), job.manifest.parent
+    fingerprint = _fingerprint(base, rows, tokenizer.space)
+    if card := _whole(job.stem, fingerprint):
+        tell(len(rows))
+        return card
+    left_out: list[str] = []
+    samples = list(tokenise(rows, base, tokenizer, encode, left_out, tell))
+    tokens: Counter[str] = Counter()
+    for sample in samples:
+        tokens.update({modality: len(ids) for modality, ids in sample.ids.items()})
+    data = tar_of(samples)
+    write_atomically(job.stem.with_suffix(".tar"), data)
+    card = {
+        "name": f"{job.stem.name}.tar",
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "fingerprint": fingerprint,
+        "samples": len(samples),
+        "tokens": dict(tokens),
+        "left_out": left_out,
+    }
+    # written last: its presence means that the tar beside it is whole
+    write_atomically(job.stem.with_suffix(".json"), json.dumps(card, indent=2, sort_keys=True) + "\n")
+    return card
+
+
+def _fingerprint(base: Path, rows: list[Row], space: TokenSpace) -> str:
+    """Of what a shard is made: the rows, the size and time of their files, and the space."""
+    digest = hashlib.sha256(space.sha256.encode())
+    for row in rows:
+        digest.update(row.model_dump_json().encode())
+        for _, medium in row.modalities.items():
+            try:
+                stat = (base / medium.path).stat()
+                digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
+            except OSError:
+                digest.update(b"missing")
+    return digest.hexdigest()
+
+
+def _whole(stem: Path, fingerprint: str) -> Card | None:
+    """The card of a shard that is there, whole, and made from this input."""
+    try:
+        card = json.loads(stem.with_suffix(".json").read_text())
+        same = card["fingerprint"] == fingerprint and card["sha256"] == sha256_of(stem.with_suffix(".tar"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return card if same else None
+
+
+def tokenise(
+    rows: list[Row],
+    base: Path,
+    tokenizer: UnifiedTokenizer,
+    encode: Encode,
+    left_out: list[str],
+    tell: Callable[[int], None],
+) -> Iterator[Sample]:
+    """Rows to samples, in order; a row whose media can't be used adds one line to `left_out`."""
+    for start in range(0, len(rows), BATCH):
+        chunk = rows[start : start + BATCH]
+        media: dict[tuple[int, str], Image | Audio] = {}
+        bad = set()
+        for at, row in enumerate(chunk):
+            for modality, medium in row.modalities.items():
+                try:
+                    media[at, modality] = tokenizer.codecs[modality].read(inside(base, medium.path))
+                except (MediaError, ManifestError, CodecError) as error:
+                    left_out.append(f"{row.id}: {error}")
+                    bad.add(at)
+        ids: dict[int, dict[str, Any]] = {at: {} for at in range(len(chunk)) if at not in bad}
+        for modality, keys in groupby(
+            sorted((key for key in media if key[0] not in bad), key=lambda key: key[1]), key=lambda key: key[1]
+        ):
+            keys = list(keys)
+            for (at, _), line in zip(keys, encode(modality, [media[key] for key in keys]), strict=True):
+                ids[at][modality] = line
+        for at, lines in ids.items():
+            row = chunk[at]
+            yield Sample(row.id, lines | {"text": tokenizer.encode_text(row.text.caption)}, row.model_dump(mode="json"))
+        tell(len(chunk))

@@ -1,0 +1,119 @@
+"""The same shards made by several machines: jobs go through Ray Data, to processes that each hold the tokenizer.
+
+All machines must see the manifest, its media, the codecs' weights and the folder of shards under the same paths: who makes a shard also
+writes it there, and only its card comes back. A process that dies is started again by Ray, and its job is made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+from array import array
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lumo.shards.format import ShardError
+from lumo.shards.jobs import Card, Job, make
+from lumo.space import TokenSpace
+from lumo.tokenizer import UnifiedTokenizer
+
+ATTEMPTS = 4  # at a job whose process dies; Ray's own choice is for ever, which a file that kills its reader would take
+
+
+class Maker:
+    """Lives in a process of its own, on whatever machine Ray chooses. load: gives the caller's tokenizer anew; codecs don't travel."""
+
+    def __init__(self, load: Callable[[], UnifiedTokenizer], space: TokenSpace, manifest: Path, folder: Path):
+        self.load, self.space, self.manifest, self.folder = load, space, manifest, folder
+
+    @cached_property
+    def tokenizer(self) -> UnifiedTokenizer:
+        """Raises SpaceError when the weights of this machine are others."""
+        tokenizer = self.load()
+        self.space.check_same(tokenizer.space, platform.node())
+        return tokenizer
+
+    def __call__(self, line: dict[str, Any]) -> dict[str, Any]:
+        """A card or a refusal: an exception would reach the caller wrapped into Ray's own, many lines long."""
+        job = Job(self.manifest, self.folder, line["split"], int(line["number"]), array("q", line["starts"]))
+        begun, card, refusal = job.stem.with_suffix(".begun"), {}, ""
+        try:
+            if _count(begun) > ATTEMPTS:
+                raise ShardError(f"{ATTEMPTS} processes died at it; look for a file of its that kills its reader")
+            card = make(job, self.tokenizer, self.tokenizer.encode, lambda rows: None)
+        except (ValueError, OSError) as error:
+            refusal = f"{job.stem.name} on {platform.node()}: {type(error).__name__}: {error}"
+        begun.unlink(missing_ok=True)
+        return {"split": job.split, "number": job.number, "card": json.dumps(card), "refusal": refusal}
+
+
+def _count(path: Path) -> int:
+    """How often this was called on a path: a file outlives the process."""
+    with path.open("ab") as file:
+        file.write(b".")
+        return file.tell()
+
+
+def distributed(
+    jobs: list[Job],
+    tokenizer: UnifiedTokenizer,
+    tell: Callable[[int], None],
+    workers: int,
+    load: Callable[[], UnifiedTokenizer],
+) -> Iterator[tuple[Job, Card]]:
+    """Jobs in up to `workers` processes (at least one), with a core each and an equal part of the GPUs there are.
+
+    load: gives the same tokenizer on another machine
+    A cluster that is running is used (`ray start`, or RAY_ADDRESS); else one is started on this machine, and ended.
+    Raises ShardError when Ray isn't installed, and with one line for a job that can't be done.
+    """
+    try:
+        import ray.data
+    except ImportError as error:
+        raise ShardError(
+            f"engine ray: Ray Data can't be imported ({error}); pip install 'lumo[ray]', or set data.engine to local"
+        ) from error
+    if not jobs:
+        return
+    for begun in jobs[0].folder.glob("*.begun"):  # of a call that was killed
+        begun.unlink()
+    own = not ray.is_initialized()
+    try:
+        if own:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+        maker = (load, tokenizer.space, jobs[0].manifest.absolute(), jobs[0].folder.absolute())
+        with closing(_made(ray, jobs, maker, max(1, min(workers, len(jobs))))) as lines:
+            for line in lines:
+                if line["refusal"]:
+                    raise ShardError(
+                        f"{line['refusal']}; mend it, then run the same command again: whole shards are kept"
+                    )
+                job = next(job for job in jobs if (job.split, job.number) == (line["split"], line["number"]))
+                tell(len(job.starts))
+                yield job, json.loads(line["card"])
+    except (ray.exceptions.RayError, ConnectionError) as error:  # the latter for a cluster that isn't there
+        reason = str(error).partition("\n")[0][:300]
+        raise ShardError(f"engine ray: {reason}; run the same command again: whole shards are kept") from error
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _made(ray: Any, jobs: list[Job], maker: tuple[Any, ...], workers: int) -> Generator[dict[str, Any]]:
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says comes as an exception too
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    lines = [{"split": job.split, "number": job.number, "starts": job.starts.tolist()} for job in jobs]
+    made = ray.data.from_items(lines, override_num_blocks=len(lines)).map(
+        Maker,
+        fn_constructor_args=maker,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+        num_cpus=1,
+        num_gpus=min(1, ray.cluster_resources().get("GPU", 0) / workers),
+    )
+    return iter(made.iter_rows())  # a generator: closed, it ends the processes
