@@ -93,7 +93,7 @@ def local(
     waiting, turn = len(jobs), sys.getswitchinterval()
     # a codec on a GPU takes Python's lock for each of its many launches, and would wait 5 ms for it: 0.90 of the bare codec's rate
     # at 930 clips/s instead of 0.83
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(0.0002)
     try:
         while waiting:
             # progress is told from here: displays don't like other threads
