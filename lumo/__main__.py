@@ -135,9 +135,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"got '{text}', expected a number above 0")
     return value
 
 
@@ -247,7 +250,8 @@ def _plan(options: argparse.Namespace) -> None:
     print(sizes(forecast.training_bytes, "memory at the peak of training"), end="\n\n")
     print(sizes(forecast.generation_bytes, "memory at the peak of generation"), end="\n\n")
     print(sizes(forecast.disk_bytes, "disk"), end="\n\n", flush=True)
-    budget = options.memory * 2**30 if options.memory else plan.budget(profile)
+    floor = profile.stage4.memory_floor_mib * 2**20  # the watchdog's, which a run must stay above there too
+    budget = options.memory * 2**30 - floor if options.memory else plan.budget(profile)
     plan.check(forecast, budget, folders.reports_folder())
     if not options.rate and not plan.can_measure(profile):
         print("time: there is nothing here to measure a rate with; give --rate TOKENS_A_SECOND", file=sys.stderr)
@@ -319,18 +323,13 @@ def _profile(options: argparse.Namespace) -> str:
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    import yaml
-
-    from lumo.params import ParamsError, deep_merge, dotted
+    from lumo.params import ParamsError, deep_merge, dotted, parse_yaml
 
     overrides: dict[str, Any] = {}
     for key, value in options.parameters:
         if key == "profile":
             raise ParamsError("-p profile: the profile is chosen with --profile")
-        try:
-            overrides = deep_merge(overrides, dotted(key, yaml.safe_load(value)))
-        except yaml.YAMLError as error:
-            raise ParamsError(f"-p {key}: '{value}' is not YAML ({' '.join(str(error).split())})") from error
+        overrides = deep_merge(overrides, dotted(key, parse_yaml(value, f"-p {key}: '{value[:40]}'")))
     return overrides
 
 

@@ -65,8 +65,15 @@ def skeleton(profile: Profile) -> Skeleton:
     """What `load_model` and `add_lora` would make, without reading the weights. Raises ParamsError, CodecError or ModelError."""
     config = _checked_config(profile)
     dtype = torch.float32 if planned_device(profile.device) == "cpu" else config.dtype or torch.bfloat16
-    with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False)
+    try:
+        with torch.device("meta"):
+            base = AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False)
+    except Exception as error:  # sizes that don't fit each other fail in whatever layer meets them
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        folder = weights_folder(profile.backbone.path, "backbone")
+        raise ModelError(
+            f"{folder / 'config.json'}: no model can be made by it ({reason}); take another backbone"
+        ) from error
     table, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
     base_bytes = sum(p.numel() for p in base.parameters()) * dtype.itemsize
     model = with_lora(base, profile.stage4.lora_rank)

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 
+def printable(text: str) -> str:
+    """One line of text from outside, for a terminal or a list: what would move the cursor, or can't be written, stands there by its number."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def write_atomically(path: Path | str, data: bytes | str) -> Path:
     """Write a file whole or not at all: to a neighbour first, then renamed over the target."""
     path = Path(path)

@@ -37,7 +37,7 @@ def snapshot(path: str) -> Path:
     repo, revision = match["repo"], match["revision"] or constants.DEFAULT_REVISION
     try:
         # no file is asked for: a repository holds more than a loader reads, and the loader says what it lacks
-        return Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[]))
+        found = Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[]))
     except HFValidationError as error:
         raise HubError(f"{path}: no name of a repository ({' '.join(str(error).split())}); mend it") from error
     except LocalEntryNotFoundError as error:
@@ -45,6 +45,10 @@ def snapshot(path: str) -> Path:
             f"{path}: not in the hub's cache, {constants.HF_HUB_CACHE} holds {_held(repo)}; fetch it with "
             f"`hf download {repo} --revision {revision}`, or give the path of a folder"
         ) from error
+
+    if not re.fullmatch("[0-9a-f]{40}", found.name):  # a ref may say anything, a path out of the cache too
+        raise HubError(f"{path}: the cache says '{found.name}' for it, expected a commit; remove it and fetch it again")
+    return found
 
 
 def commit(path: str) -> str:
@@ -58,7 +62,7 @@ def _held(repo: str) -> str:
 
     try:
         models = [entry for entry in scan_cache_dir(constants.HF_HUB_CACHE).repos if entry.repo_type == "model"]
-    except CacheNotFound:
+    except (CacheNotFound, ValueError):  # no such folder, or a file in its place
         return "nothing"
     mine = [revision for entry in models if entry.repo_id == repo for revision in entry.revisions]
     if not mine:

@@ -22,6 +22,7 @@ from PIL import Image as PILImage
 # libsndfile reads many more, and shortens a cut one in silence; a cut Ogg is shorter too, which the policy tells
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
 SOUND_FORMATS = ("WAV", "WAVEX", "FLAC", "MP3", "OGG")
+MOST_SAMPLES = 2**29  # 2 GiB as fp32, three hours at 48 kHz: a header that lies would have far more made room for
 PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -164,6 +165,10 @@ def read_audio(path: Path | str, policy: ClipPolicy | None = None) -> Audio:
                 _check_wav_whole(path, data, frames)
             if policy:
                 _check_policy(path, policy, rate, channels, frames)
+            if frames * channels > MOST_SAMPLES:
+                raise MediaError(
+                    f"{path}: the header promises {frames} samples of {channels} channels, expected at most {MOST_SAMPLES}; cut it first"
+                )
             samples = file.read(dtype="float32", always_2d=True).T
     except soundfile.LibsndfileError as error:
         raise MediaError(

@@ -186,6 +186,36 @@ class Profile(Section):
         return [name for name, rate in self.stage4.rates.items() if rate]
 
 
+class _Strict(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error: the second would take the place of the first in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for place, key in enumerate(keys) if key in keys[:place]]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"'{twice[0]}' stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Raises ParamsError for what isn't YAML."""
+    try:
+        return yaml.load(text, _Strict)
+    # a date or a number that can't be, a key that is a list, nesting without end
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ParamsError(f"{where}: not YAML ({reason}); mend it") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """Raises ParamsError for a file that can't be read, or isn't YAML."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: can't be read ({error}); expected YAML, mend the file") from error
+    return parse_yaml(text, str(path))
+
+
 def deep_merge(base: dict, overrides: dict) -> dict:
     """Overrides into base, dictionary by dictionary; neither is changed.
 
@@ -211,10 +241,7 @@ def profile_path(name: str) -> Path:
 def load_profile(name: str, overrides: dict | None = None) -> Profile:
     """Read, merge and check a profile. Raises ParamsError with one line for each fault."""
     path = profile_path(name)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: not YAML ({' '.join(str(error).split())}); mend the file") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ParamsError(f"{path}: got {type(content).__name__}, expected keys and values; see params/mini.yaml")
     return check_profile(deep_merge(content, overrides or {}), str(path))

@@ -58,7 +58,7 @@ class Forecast:
 
     @property
     def memory_bytes(self) -> dict[str, int]:
-        """Of training or of generation, whichever takes more; the warm start takes less than stage 4."""
+        """Of training or of generation, whichever takes more."""
         return max(self.training_bytes, self.generation_bytes, key=lambda parts: sum(parts.values()))
 
 
@@ -79,7 +79,9 @@ def forecast(profile: Profile) -> Forecast:
         {medium: tokenizer.tokens_of(medium) for medium in ("image", "audio")},
         {name: _lengths(pool) for name, pool in pools.items()},
         looks,
-        training_bytes(profile, tokenizer, looks["stage4"], bare),
+        max(
+            (training_bytes(profile, tokenizer, look, bare) for look in looks.values()), key=lambda it: sum(it.values())
+        ),
         generation_bytes(profile, tokenizer, longest, bare),
         _disk(profile, samples, tokenizer, bare),
         left_out,

@@ -20,7 +20,7 @@ from lumo.backbone import load_model
 from lumo.codecs import load_codecs
 from lumo.datasets import folder as own
 from lumo.datasets.published import Published
-from lumo.files import write_atomically
+from lumo.files import printable, write_atomically
 from lumo.machine import device_of, use_threads
 from lumo.model import ModelError
 from lumo.params import Profile
@@ -81,8 +81,11 @@ def shared_stage4(profile: Profile, folder: Path, show: Callable[[dict[str, Any]
             process.wait()
         if process.returncode:
             said.seek(0)
-            reasons = re.findall(r"^\w+Error: .+", said.read(), re.MULTILINE) or [f"exit status {process.returncode}"]
-            raise ModelError(f"stage 4 in {profile.processes} processes: {reasons[0]}")
+            # what lumo says, or torch with the process's number before it; else what the system did to it
+            told = r"^(?:\[rank\d+\]: )?([\w.]+Error: .+)|(Signal \d+ \(\w+\))"
+            found = re.search(told, said.read(), re.MULTILINE)
+            reason = (found[1] or found[2]) if found else f"exit status {process.returncode}"
+            raise ModelError(f"stage 4 in {profile.processes} processes: {reason}")
 
 
 def _newest(log: Path, steps: int) -> dict[str, Any] | None:
@@ -114,6 +117,7 @@ def adopt(
         how = {"source": captions.name, "license": captions.license, "subtype": captions.subtype} | how
     wanted = own.Adoption.of(codecs, **how)
     result = own.adopt(folder, captions, out, wanted, show)
+    result.left_out[:] = map(printable, result.left_out)
     write_atomically(out / "left_out.txt", "".join(f"{line}\n" for line in result.left_out))
     content = profile.model_dump(mode="json") | {"profile": wanted.source}
     content["data"] |= {"manifest": str(result.manifest), "golden_source": wanted.golden_source}

@@ -135,7 +135,9 @@ def load_text_tokenizer(backbone: Path) -> Any:
         text = AutoTokenizer.from_pretrained(backbone, local_files_only=True, trust_remote_code=False)
         if not text.is_fast:  # the others have no vocabulary to hash, and parse special tokens in captions
             raise ValueError(f"a {type(text).__name__} without tokenizer.json")
-    except (OSError, ValueError) as error:
+        if not text.encode("a dog"):  # made of nothing, where the folder has a config alone
+            raise ValueError("it has no vocabulary; is tokenizer.json there?")
+    except Exception as error:  # a tokenizer.json that lacks a part fails in whatever way
         reason = " ".join(str(error).split())[:200]
         raise CodecError(
             f"{backbone}: no tokenizer that can be read ({reason}); expected a Hugging Face model folder"

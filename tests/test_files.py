@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from lumo.files import write_atomically
+from lumo.files import printable, write_atomically
 
 OLD, NEW = b"old", b"new" * 20_000
 
@@ -77,3 +77,9 @@ def test_a_disk_that_is_really_full(tmp_path):
     if not done.stdout.startswith("mounted"):
         pytest.skip(f"no right to mount here: {done.stderr.strip()}")
     assert done.stdout.splitlines()[1:] == ["True", "b'old' 1"], done
+
+
+def test_text_from_outside_stays_one_line_that_can_be_written():
+    hostile = "evil\nmanifest: fine \x1b[2J\x9b31m \udcff Café 雨"
+    assert printable(hostile) == "evil\\nmanifest: fine \\x1b[2J\\x9b31m \\udcff Café 雨"
+    printable(hostile).encode()

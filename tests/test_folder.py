@@ -362,3 +362,17 @@ def test_media_that_fit_already_are_left_as_they_are():
     clip, picture = world.play(world.scenes("sfx")[0], rng), world.draw(world.scenes("image")[0], rng)
     assert np.array_equal(for_codecs(clip, HOW).samples, clip.samples)
     assert for_codecs(picture, HOW) is picture
+
+
+def test_hostile_names_are_left_out_in_one_line_and_stop_nothing(folder, tmp_path):
+    profile = load_profile("smoke")
+    names = ["x" * 300 + ".wav", "evil\x1b[2J.wav", "two\nlines.wav"]
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerows(
+            [("file", "caption"), *((f"s{n}.wav", "a tone") for n in range(5)), *((name, "no") for name in names)]
+        )
+    result, _ = stages.adopt(profile, folder, tmp_path / "table.csv", tmp_path / "out", golden=1)
+    assert result.rows["audio"] == 5 and len(result.left_out) == 3
+    written = (tmp_path / "out" / "left_out.txt").read_text()
+    assert len(written.splitlines()) == 3 and all(line.isprintable() for line in written.splitlines())

@@ -129,3 +129,11 @@ def test_a_snapshot_without_a_model_is_refused(cache, tmp_path):
     codecs = load_profile("smoke", {"codecs": {"audio": {"path": "hub:some/codec"}}}).codecs
     with refused(ParamsError, f"{folder}: no config.json there"):
         load_codecs(codecs)
+
+
+def test_a_ref_that_is_no_commit_leads_nowhere(cache, small, tmp_path):
+    cached(cache, "some/model", NEW, ("main",), small)
+    (tmp_path / "elsewhere").mkdir()
+    (cache / "models--some--model" / "refs" / "main").write_text("../../../../elsewhere")
+    with refused(HubError, "hub:some/model: "):
+        snapshot("hub:some/model")

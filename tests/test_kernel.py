@@ -148,6 +148,16 @@ def test_below_a_prefix(tmp_path, docker, capsys):
     assert "papermill -k lumo-spark" in capsys.readouterr().out
 
 
+def test_another_programs_kernel_below_a_prefix_is_left_alone(tmp_path, docker):
+    theirs = tmp_path / "share" / "jupyter" / "kernels" / "lumo-spark"
+    theirs.mkdir(parents=True)
+    for content in ('{"argv": ["x"], "display_name": "theirs", "language": "python"}', "{", "[]"):
+        (theirs / "kernel.json").write_text(content)
+        with refused(WorkbookError, "kernel 'lumo-spark' is there already and not lumo's"):
+            kernel.install("lumo-spark", "an-image", prefix=tmp_path)
+        assert (theirs / "kernel.json").read_text() == content
+
+
 def test_without_docker_it_is_registered_and_said(tmp_path, monkeypatch, capsys, jupyter):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["kernel", "install"]) == 0

@@ -7,7 +7,7 @@ import json
 import pytest
 from refusals import check_line, refused
 
-from lumo.datasets import manifest_of
+from lumo.datasets import manifest_of, previews, world
 from lumo.datasets.manifest import ManifestError, inside, read_manifest
 from lumo.datasets.world import rows as world_rows
 from lumo.params import load_profile
@@ -178,3 +178,16 @@ def test_a_profile_names_its_manifest_or_gets_the_world(tmp_path, monkeypatch):
     profile = load_profile("smoke", {"seed": 7})
     assert manifest_of(profile, tmp_path / "world") == tmp_path / "world" / "manifest.jsonl"
     assert asked == [(tmp_path / "world", profile.world.images, profile.world.clips, profile.world.pairs, 7)]
+
+
+def test_previews_pass_over_what_cant_be_read_and_never_leave_the_folder(tmp_path):
+    manifest = world.write_world(tmp_path / "world", 6, 2, 0, 0)
+    (tmp_path / "secret.png").write_bytes(next((manifest.parent / "image").rglob("*.png")).read_bytes())
+    rows, _ = read_manifest(manifest)
+    pictures = [row for row in rows if row.modalities.image][:4]
+    outside, missing, *good = [row.model_copy(deep=True) for row in pictures]
+    object.__setattr__(outside.modalities.image, "path", "../secret.png")
+    object.__setattr__(missing.modalities.image, "path", "image/none.png")
+    shown = previews(manifest, [outside, missing, *good], "image", 3)
+    assert [caption for _, caption in shown] == [row.text.caption for row in good]
+    assert len(previews(manifest, rows, "audio", 1)) == 1

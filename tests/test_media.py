@@ -267,3 +267,14 @@ def test_pictures_are_read_as_a_viewer_shows_them(tmp_path):
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(2, 0)
     PILImage.fromarray(ramp).save(tmp_path / "deep.png")
     assert np.abs(read_image(tmp_path / "deep.png").pixels[0, :, 0].astype(int) - np.arange(256)).max() <= 1
+
+
+def test_a_flac_whose_header_promises_more_than_there_can_be_is_refused(tmp_path):
+    """2^36 - 1 samples, as a fuzzer wrote: room for them would be made before the first one is read."""
+    soundfile.write(tmp_path / "a.flac", np.zeros(100, np.float32), 16_000)
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    data[21] |= 0x0F  # STREAMINFO: the last 36 bits before the MD5 are the number of samples
+    data[22:26] = b"\xff" * 4
+    (tmp_path / "a.flac").write_bytes(data)
+    with refused(MediaError, "a.flac: the header promises 68719476735 samples", "cut it first"):
+        read_audio(tmp_path / "a.flac")

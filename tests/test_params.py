@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
 from lumo import params
 from lumo.params import ParamsError, deep_merge, dotted, load_profile
@@ -138,3 +139,19 @@ def test_deep_merge_keeps_overrides_and_what_they_leave_alone(base, overrides):
 @given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=4), st.integers())
 def test_dotted_key_opens_up(keys, value):
     assert leaf(dotted(".".join(keys), value), keys) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("profile: a\nprofile: b\n", "'profile' stands there twice"),
+        ("stage4:\n  steps: 1\n  steps: 2\n", "'steps' stands there twice"),
+        ("seed: 2020-13-45\n", "month must be in 1..12"),
+        ("? [a]\n: b\n", "unhashable"),
+        ("[" * 5000, "recursion"),
+    ],
+)
+def test_yaml_that_would_lose_something_or_cant_be_is_refused(tmp_path, text, reason):
+    (tmp_path / "p.yaml").write_text(text)
+    with refused(ParamsError, f"{tmp_path / 'p.yaml'}: not YAML", reason):
+        load_profile(str(tmp_path / "p.yaml"))

@@ -186,7 +186,7 @@ def arguments(name: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the plan is for a machine without a GPU")
-@pytest.mark.parametrize(("name", "gib"), [("spark", "103"), ("gpu24", "22")])
+@pytest.mark.parametrize(("name", "gib"), [("spark", "119"), ("gpu24", "23")])
 def test_the_big_profiles_are_planned_from_small_files(descriptions, name, gib, capsys):
     assert main([*arguments(name, descriptions), "--memory", gib, "--rate", "1000"]) == 0
     written = capsys.readouterr()
@@ -206,7 +206,7 @@ def test_without_a_rate_time_is_asked_for_and_the_rest_said(descriptions, capsys
     written = capsys.readouterr()
     assert "give --rate" in written.err and "tokens a second" not in written.out
     assert main([*arguments("gpu24", descriptions), "--memory", "8"]) == 1
-    check_line(capsys.readouterr().err.splitlines()[-1], "PlanError: plan: needs", "8.0 may be taken", "activations")
+    check_line(capsys.readouterr().err.splitlines()[-1], "PlanError: plan: needs", "7.5 may be taken", "activations")
 
 
 def test_a_run_refuses_what_a_plan_is_made_from(descriptions):

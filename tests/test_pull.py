@@ -145,7 +145,7 @@ def test_a_list_with_a_name_twice_or_that_is_no_yaml_is_refused(tmp_path):
     with refused(PullError, "toy stands there twice"):
         read_list(a_list(tmp_path, ENTRY, ENTRY | {"name": "TOY"}))
     (tmp_path / "broken.yaml").write_text("- [")
-    with refused(PullError, "broken.yaml", "mend the file"):
+    with refused(PullError, "broken.yaml: not YAML", "mend it"):
         read_list(tmp_path / "broken.yaml")
     with refused(PullError, "no.yaml"):
         read_list(tmp_path / "no.yaml")
@@ -446,11 +446,11 @@ def test_the_check_names_what_was_changed_and_needs_no_network(tmp_path, hub, at
     assert lumo("--check", "toy", *at) == 1
     error = capsys.readouterr().err
     assert (
-        error.endswith("has another content; remove it and pull again, only what is wrong is fetched\n")
+        error.endswith("has another content: remove it, and pull again, only what is wrong is fetched\n")
         and BIG in error
     )
     assert hub.seen == []
-    assert lumo("--check", "by-hand", *at) == 1 and "no receipt" in capsys.readouterr().err
+    assert lumo("--check", "by-hand", *at) == 0 and "by-hand: by hand, not checked" in capsys.readouterr().out
 
 
 def test_one_that_is_refused_doesnt_hold_up_the_others(tmp_path, hub, capsys):

@@ -563,3 +563,19 @@ def test_what_goes_in_follows_the_model_and_what_comes_out_is_here(whole, pictur
     codes = moved.encode(pictures)
     assert codes.shape == codec.encode(pictures).shape
     assert [made.resolution for made in moved.decode(codes)] == [picture.resolution for picture in pictures]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda it: it.fill_(math.nan), lambda it: it.to(torch.int32), lambda it: it.to("meta"), lambda it: it * 1j],
+)
+def test_weights_that_are_no_finite_numbers_are_refused(folder, state, damage):
+    """NaN would give code 0 in every cell, and black pictures, without a word."""
+    state = {name: value.clone() for name, value in state.items()}
+    state["quantize.embedding.weight"] = damage(state["quantize.embedding.weight"])
+    save(folder, state)
+    with refused(
+        CodecError,
+        "last.ckpt: no VQGAN checkpoint that can be read (quantize.embedding.weight holds no finite numbers)",
+    ):
+        VqganCodec(folder)

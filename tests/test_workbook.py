@@ -295,7 +295,7 @@ def test_index_shows_the_change_since_the_last_report(own_reports):
         (["report", "--profile", "minni"], "ParamsError: profile 'minni': no file"),
         (["run", "04", "-p", "stage4.stepz", "1"], "unknown key 'stage4.stepz'|the start of 0 notebooks' names"),
         (["report", "-p", "stage4.steps", "ten"], "stage4.steps is 'ten'"),
-        (["report", "-p", "stage4.steps", "[1"], r"-p stage4.steps: '\[1' is not YAML"),
+        (["report", "-p", "stage4.steps", "[1"], r"-p stage4.steps: '\[1': not YAML"),
         (["report", "-p", "profile", "mini"], "chosen with --profile"),
         (["run", "nothing"], "'nothing' is the start of 0 notebooks' names"),
     ],

@@ -40,7 +40,7 @@ def large_shapes(device: str) -> list[Comparison]:
         return [
             Comparison("mfu_8B", "8B rows + LoRA step, bf16, MFU", "989 TFLOP/s of an H100", "≥ 0.45",
                        figures={"how": missing}),
-            Comparison("decode_0.6B", "0.6B golden decode, batch 64", "bytes ÷ bandwidth", "≤ 2 × the roofline",
+            Comparison("decode_0_6B", "0.6B golden decode, batch 64", "bytes ÷ bandwidth", "≤ 2 × the roofline",
                        figures={"how": missing}),
         ]  # fmt: skip
     return [mfu("8B", device), decode_roofline("0.6B", device)]
@@ -110,5 +110,5 @@ def decode_roofline(
     read = steps * body * width + cases * cache * sum(longest + step for step in range(steps))
     roofline = read / bandwidth(device)
     figures = {"seconds": seconds, "roofline_seconds": roofline, "tokens_per_s": cases * steps / seconds}
-    return Comparison(f"decode_{size}", f"{size} golden decode, batch {cases}", "bytes ÷ bandwidth",
+    return Comparison(f"decode_{size.replace('.', '_')}", f"{size} golden decode, batch {cases}", "bytes ÷ bandwidth",
                       "≤ 2 × the roofline", seconds / roofline, None, None, seconds <= 2 * roofline, figures)  # fmt: skip

@@ -5,14 +5,13 @@ Source: the layouts of both state dicts, github.com/facebookresearch/encodec and
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
 
-import torch
 from transformers import EncodecConfig, EncodecModel
 
 from lumo.codecs import CodecError
+from lumo.codecs.pickles import DAMAGED, read_pickle, reason
 
 # by the channels of the first convolution; a `.th` file says nothing else about itself
 CONFIGS = {
@@ -36,7 +35,7 @@ RENAMED = (
 def read_meta(path: Path) -> EncodecModel:
     """The model, from a file that `encodec` loads as well. Raises CodecError for anything else, a pickle that runs code included."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_pickle(path)
         first = next((key for key in state if re.fullmatch(r"encoder\.model\.0\.conv\.conv\.weight(_v)?", key)), None)
         if first is None:
             raise ValueError("no encoder.model.0.conv.conv in it")
@@ -45,18 +44,8 @@ def read_meta(path: Path) -> EncodecModel:
         missing, unexpected = model.load_state_dict(renamed, strict=False)
         if missing or unexpected:
             raise ValueError(f"lacks {sorted(missing)[:3]}, has {sorted(unexpected)[:3]} besides")
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        EOFError,
-        pickle.UnpicklingError,
-    ) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CodecError(f"{path}: no EnCodec of Meta's that can be read ({reason}); fetch it again") from error
+    except DAMAGED as error:
+        raise CodecError(f"{path}: no EnCodec of Meta's that can be read ({reason(error)}); fetch it again") from error
     return model.eval()
 
 

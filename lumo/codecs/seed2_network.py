@@ -9,7 +9,6 @@ Axes: b picture · q query, of which each gives a code · d width of a code's ve
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel, Blip2VisionConfig, Blip2VisionModel
 
 from lumo.codecs import CodecError
+from lumo.codecs.pickles import DAMAGED, read_pickle, reason, unusable
 from lumo.codecs.vectors import nearest
 
 QUANTIZER, VISION = "seed_quantizer.pt", "eva_vit_g.pth"
@@ -178,12 +178,13 @@ def file_keys(name: str) -> list[str]:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        state = read_pickle(path)
+        if not isinstance(state, dict) or not all(
+            isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+        ):
             raise ValueError("expected names and tensors")
-    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, pickle.UnpicklingError) as error:  # fmt: skip
-        reason = " ".join(str(error).split())[:200]
-        raise CodecError(f"{path}: no weights of SEED-2 that can be read ({reason}); fetch it again") from error
+    except DAMAGED as error:
+        raise CodecError(f"{path}: no weights of SEED-2 that can be read ({reason(error)}); fetch it again") from error
     return state
 
 
@@ -197,6 +198,8 @@ def _check(path: Path, state: dict[str, Tensor], wanted: dict[str, list[int]], u
         if some:
             named = ", ".join(some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
             raise CodecError(f"{path}: no weights of SEED-2 that fit: it {what} {named}; fetch it again")
+    if fault := unusable({key: state[key] for key in wanted}):
+        raise CodecError(f"{path}: no weights of SEED-2 that can be used ({fault}); fetch it again")
 
 
 def _value(state: dict[str, Tensor], name: str) -> Tensor:

@@ -5,18 +5,16 @@ Source: both layouts, github.com/CompVis/taming-transformers, as published for v
 
 from __future__ import annotations
 
-import pickle
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import Tensor
 
 from lumo.codecs import CodecError
-from lumo.params import Count, Number, Section
+from lumo.codecs.pickles import DAMAGED, read_pickle, reason, unusable
+from lumo.params import Count, Number, Section, read_yaml
 
 GROUPS = 32  # of channels, in every normalisation
 
@@ -106,8 +104,8 @@ class _File(BaseModel):
 def read_config(path: Path) -> VqganConfig:
     """The sizes that `model.yaml` says. Raises CodecError, which names what is unknown, missing or wrong."""
     try:
-        return _File.model_validate(yaml.safe_load(path.read_text())).model.params
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        return _File.model_validate(read_yaml(path)).model.params
+    except ValueError as error:  # ParamsError is one
         reason = _fault(error) if isinstance(error, ValidationError) else " ".join(str(error).split())[:200]
         raise CodecError(
             f"{path}: no VQGAN config that can be read ({reason}); take model.yaml of vqgan_imagenet_f16_1024 or _16384"
@@ -132,34 +130,19 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """The weights in fp32, without those of the loss. Raises CodecError for anything else, a pickle that runs code included."""
     try:
         with torch.serialization.safe_globals(STANDINS):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = read_pickle(path)
         state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
         if not isinstance(state, dict):
             raise ValueError("no state_dict in it")
-        return {key: value.float() for key, value in state.items() if not key.startswith("loss.")}
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        EOFError,
-        pickle.UnpicklingError,
-    ) as error:
+        state = {key: value for key, value in state.items() if not key.startswith("loss.")}
+        if fault := unusable(state):
+            raise ValueError(fault)
+        return {key: value.float() for key, value in state.items()}
+    except DAMAGED as error:
         raise CodecError(
-            f"{path}: no VQGAN checkpoint that can be read ({_reason(error)}); fetch it again, or, if its source is trusted, "
+            f"{path}: no VQGAN checkpoint that can be read ({reason(error)}); fetch it again, or, if its source is trusted, "
             "load it where its code is and save {'state_dict': ...} alone"
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    """What was wrong, without torch's advice to read the file unsafely."""
-    words = " ".join(str(error).split())
-    if not isinstance(error, pickle.UnpicklingError):
-        return words[:200]
-    named = re.search(r"GLOBAL ([\w.]+)", words)
-    return f"it wants {named[1]}, which could run code" if named else "it is damaged, or holds more than tensors"
 
 
 def check_state(path: Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from lumo.datasets.manifest import ManifestError, Row, inside
 from lumo.datasets.world import write_world
+from lumo.media import Audio, Image, MediaError, read_audio, read_image
 from lumo.params import ROOT, Profile
+
+
+def previews(manifest: Path, rows: Sequence[Row], modality: str, count: int) -> list[tuple[Image | Audio, str]]:
+    """The first few media of a manifest with their captions; a file that can't be read is passed over here, and counted when shards are made."""
+    read = {"image": read_image, "audio": read_audio}[modality]
+    found = []
+    for row in rows:
+        if len(found) == count:
+            break
+        if medium := getattr(row.modalities, modality):
+            with suppress(MediaError, ManifestError):
+                found.append((read(inside(manifest.parent, medium.path)), row.text.caption))
+    return found
 
 
 def manifest_of(profile: Profile, world_folder: Path) -> Path:

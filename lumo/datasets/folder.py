@@ -157,25 +157,20 @@ def _own(out: Path, folder: Path, captions: Path | Published, how: Adoption) -> 
 
 def _rows(line: Mapping[str, str], folder: Path, out: Path, how: Adoption, done: Counter) -> Iterator[dict[str, Any]]:
     """The manifest's rows of a line: one, or one for each part of a long sound."""
-    files = [name for name in (line.get("frame"), line["file"]) if name]
-    made = dict(_made(line, name, folder, out, how, done) for name in files)
-    count = max(len(paths) for _, paths in made.values())
+    medium, (file, paths) = _made(line, line["file"], folder, out, how, done)
+    count = len(paths)
     name = line.get("id") or _name(line)
     known = {key: line[key] for key in ("group", "split", "start_s", "end_s") if key in line}
     for part in range(count):
         row = {
             "id": name if count == 1 else f"{name}-{part:03d}",
-            # a picture stands beside every part of its sound
-            "modalities": {
-                medium: {"path": paths[part % len(paths)], "meta": {"file": file, "group": file} | known}
-                for medium, (file, paths) in made.items()
-            },
+            "modalities": {medium: {"path": paths[part], "meta": {"file": file, "group": file} | known}},
             "text": {"caption": line["caption"]},
-            "task": {("image",): "i2t", ("audio",): "a2t"}.get(tuple(made), "ia2t"),
+            "task": {"image": "i2t", "audio": "a2t"}[medium],
             "source": line.get("source", how.source),
             "license": line.get("license", how.license),
         }
-        subtype = line.get("subtype", how.subtype) if "audio" in made else None
+        subtype = line.get("subtype", how.subtype) if medium == "audio" else None
         row |= {"subtype": subtype} if subtype else {}
         check_row(row)
         yield row
@@ -203,9 +198,9 @@ def _name(line: Mapping[str, str]) -> str:
 def _kept(out: Path, stem: str, source: Path, medium: str, how: Adoption, done: Counter) -> list[str]:
     """Paths below `out` of what a file became, made now or, from the same file, before."""
     note = out / f"{stem}.json"
-    if not source.is_file():  # a pipe would be waited for
-        raise MediaError(f"{source}: no file there; check the path in the table")
     try:
+        if not source.is_file():  # a pipe would be waited for
+            raise MediaError(f"{source}: no file there; check the path in the table")
         with source.open("rb") as data:
             made_from = [hashlib.file_digest(data, "sha256").hexdigest(), *how.way]
     except OSError as error:

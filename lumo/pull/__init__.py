@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from lumo.params import ParamsError, read_yaml
 
 LIST = Path(__file__).resolve().parent / "list.yaml"
 
@@ -100,9 +101,9 @@ class Entry(_Model):
 def read_list(path: Path = LIST) -> list[Entry]:
     """The entries in their order. Raises PullError with one line for each fault."""
     try:
-        entries = TypeAdapter(list[Entry]).validate_python(yaml.safe_load(path.read_text()))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PullError(f"{path}: no list that can be read ({' '.join(str(error).split())}); mend the file") from error
+        entries = TypeAdapter(list[Entry]).validate_python(read_yaml(path))
+    except ParamsError as error:
+        raise PullError(str(error)) from error
     except ValidationError as error:
         lines = [f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise PullError("\n".join(lines)) from error

@@ -59,9 +59,17 @@ def check(entries: Sequence[Entry], root: Path) -> None:
     """Hold what is there against the receipts, without a network. Raises PullError with a line for each file that isn't right."""
     faults = []
     for entry in entries:
+        if not Shelf(root / entry.folder).receipt:
+            print(
+                f"{entry.name}: {'by hand, not checked' if entry.by_hand else 'nothing whole here that lumo pull fetched'}"
+            )
+            faults += [] if entry.by_hand else [f"{entry.name}: no receipt, so it isn't whole; pull it first"]
+            continue
         found = list(Shelf(root / entry.folder).faults(lambda line: print(line, flush=True)))
         print(f"{entry.name}: {f'{len(found)} files are not right' if found else 'whole'}")
         faults += found
+    if not entries:
+        print("nothing here that lumo pull fetched")
     if faults:
         raise PullError("\n".join(faults))
 

@@ -116,8 +116,8 @@ class Shelf:
         for file in receipt.files:
             say(f"checking {self.place(file.path)}")
             if not self.is_true(file):
-                how = "has another content; remove it" if self.has(file) else "is missing or cut;"
-                yield f"{self.place(file.path)}: {how} and pull again, only what is wrong is fetched"
+                how = "has another content: remove it, and" if self.has(file) else "is missing or cut:"
+                yield f"{self.place(file.path)}: {how} pull again, only what is wrong is fetched"
 
     def _read(self, name: str) -> Listing | None:
         path = self.folder / KEPT / name

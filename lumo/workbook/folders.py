@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from lumo.files import write_atomically
-from lumo.params import ROOT, Profile, check_profile
+from lumo.params import ROOT, Profile, check_profile, read_yaml
 from lumo.workbook.errors import WorkbookError
 
 FINISHED = "report.json"
@@ -86,12 +86,12 @@ def write_profile(folder: Path, profile: Profile) -> None:
 def read_profile(folder: Path) -> Profile | None:
     """The resolved profile that the folder was begun with; None in an empty folder."""
     path = folder / "profile.yaml"
-    return check_profile(yaml.safe_load(path.read_text()), str(path)) if path.is_file() else None
+    return check_profile(read_yaml(path), str(path)) if path.is_file() else None
 
 
 def profile_name_in(folder: Path) -> str | None:
     path = folder / "profile.yaml"
-    content = yaml.safe_load(path.read_text()) if path.is_file() else None
+    content = read_yaml(path) if path.is_file() else None
     return content.get("profile") if isinstance(content, dict) else None
 
 

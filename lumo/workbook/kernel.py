@@ -31,19 +31,27 @@ def install(name: str, image: str, mounts: Sequence[Path] = (), prefix: Path | N
     """
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
+    if not name or not image or image.startswith("-"):
+        raise WorkbookError(f"kernel '{name}' of image '{image}': expected the names of both; give --name and --image")
+    content = json.dumps(spec(image, mounts), indent=2) + "\n"
     manager = KernelSpecManager()
+    if prefix:  # Jupyter wouldn't look there
+        manager.kernel_dirs = [str(prefix / "share" / "jupyter" / "kernels")]
     try:
-        if "lumo" not in manager.get_kernel_spec(name).metadata:
-            raise WorkbookError(
-                f"kernel '{name}' is there already and not lumo's; choose another --name, or remove it: jupyter kernelspec remove {name}"
-            )
+        ours = "lumo" in manager.get_kernel_spec(name).metadata
     except NoSuchKernel:
-        pass
+        ours = True
+    except (ValueError, TypeError):  # a kernel.json that is none
+        ours = False
+    if not ours:
+        raise WorkbookError(
+            f"kernel '{name}' is there already and not lumo's; choose another --name, or remove it: jupyter kernelspec remove {name}"
+        )
     if not shutil.which("docker"):
         warnings.warn("no docker on PATH here: the kernel is registered, and starts when docker is there", stacklevel=2)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "kernel.json").write_text(json.dumps(spec(image, mounts), indent=2) + "\n")
+            Path(folder, "kernel.json").write_text(content)
             chosen = {"prefix": str(prefix)} if prefix else {"user": True}
             return Path(manager.install_kernel_spec(folder, name, **chosen))
     except (OSError, ValueError) as error:

@@ -64,7 +64,11 @@ def _pairs(path: Path, left_out: list[str]) -> Iterator[tuple[str, dict[str, Any
                     left_out.append(f"{path.name}:{member.name!r:.80}: leaves the folder or is no plain file; not read")
                     continue
                 content = _json(tar.extractfile(member).read()) if suffix == ".json" else member
-                pairs.setdefault(str(name.with_suffix("")), {})[suffix] = content
+                pair = pairs.setdefault(str(name.with_suffix("")), {})
+                if suffix in pair:
+                    left_out.append(f"{path.name}:{member.name}: stands there twice, the first is kept")
+                    continue
+                pair[suffix] = content
             tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile lets a tar that was cut pass
                 raise tarfile.ReadError("no end mark")

@@ -19,19 +19,20 @@ MUSIC = ("beat boxing", "child singing", "female singing", "male singing", "orch
 def read(files: Files, left_out: list[str]) -> Lines:
     for path in files.named("vggsound.csv"):
         for where, row in csv_rows(path, ("video", "start", "label", "split"), left_out, header=False):
+            name = f"{row['video']}_{row['start']:0>6}"
+            known = {
+                "caption": prompt(SOUND, row["label"], name),
+                "group": f"youtube/{row['video']}",
+                "split": "train" if row["split"] == "train" else "eval",
+                "subtype": subtype(row["label"]),
+                "start_s": row["start"],
+            }
+            # two rows of one recording: no task reads both at once
             with named(where, left_out):
-                name = f"{row['video']}_{row['start']:0>6}"
-                line = {
-                    "file": files.sound(name),
-                    "frame": files.frame(name),
-                    "caption": prompt(SOUND, row["label"], name),
-                    "id": f"vggsound-{name}",
-                    "group": f"youtube/{row['video']}",
-                    "split": "train" if row["split"] == "train" else "eval",
-                    "subtype": subtype(row["label"]),
-                    "start_s": row["start"],
-                }
-                yield where, line
+                yield where, known | {"file": files.sound(name), "id": f"vggsound-{name}"}
+            with named(where, left_out):
+                if frame := files.frame(name):
+                    yield where, known | {"file": frame, "id": f"vggsound-{name}-frame"}
 
 
 def subtype(label: str) -> str:

@@ -1,0 +1,98 @@
+"""Checkpoints: whole or not there, of one run alone, and how a run goes on from its last one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lumo.files import write_atomically
+from lumo.model import LumoModel, ModelError, whole_folder
+from lumo.params import Training
+from lumo.space import TokenSpace
+from lumo.training.feed import Feed
+
+
+def identity(params: Training, seed: int, feed: Feed, model: LumoModel) -> dict[str, Any]:
+    """What a checkpoint must share with the run that goes on from it."""
+    start = hashlib.sha256()
+    for parameter in [*model.row_parameters(), *model.lora_parameters()]:
+        start.update(parameter.detach().cpu().numpy().tobytes())
+    described = params.model_dump(mode="json", exclude={"checkpoint_every", "log_every", "memory_floor_mib"})
+    # draws: which way the feed chooses its samples, a number that goes up when the same seed gives others
+    return described | {"draws": 2, "seed": seed, "data_sha256": feed.sha256, "start_sha256": start.hexdigest()}
+
+
+def checkpoint(
+    model: LumoModel, optimiser: torch.optim.Optimizer | None, target: Path, step: int, run: dict[str, Any]
+) -> None:
+    """Write a folder that appears whole or not at all; the last one needs no optimiser."""
+    with whole_folder(target) as partial:
+        model.save_into(partial)
+        if optimiser:
+            torch.save(optimiser.state_dict(), partial / "optimiser.pt")
+        write_atomically(partial / "state.json", json.dumps({"step": step, "run": run}, indent=2) + "\n")
+    for old in sorted(target.parent.glob("checkpoint_*"))[:-2]:
+        shutil.rmtree(old)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    for old in folder.glob("checkpoint_*"):
+        shutil.rmtree(old)
+
+
+def _set_aside(checkpoint: Path, differing: Sequence[str]) -> None:
+    """Make room for another run: what was finished is kept, what was under way isn't."""
+    if checkpoint.name != "final":
+        shutil.rmtree(checkpoint)
+        return
+    kept = checkpoint.with_name("replaced")
+    shutil.rmtree(kept, ignore_errors=True)
+    checkpoint.rename(kept)
+    log = checkpoint.with_name("log.jsonl")
+    if log.is_file():
+        log.rename(kept / "log.jsonl")
+    warnings.warn(
+        f"{checkpoint} was trained with another {', '.join(differing)}; it is kept as {kept.name}, and training starts anew",
+        stacklevel=2,
+    )
+
+
+def resume(model: LumoModel, optimiser: torch.optim.Optimizer, folder: Path, run: dict[str, Any]) -> int:
+    """Load the last checkpoint of this very run; the step to go on with."""
+    for checkpoint in [folder / "final", *sorted(folder.glob("checkpoint_*"), reverse=True)]:
+        if not checkpoint.is_dir():
+            continue
+        model.space.check_same(TokenSpace.load(checkpoint), str(checkpoint))
+        state = _state(checkpoint)
+        if state["run"] != run:  # with other parameters or data: this one starts anew
+            _set_aside(checkpoint, [key for key in run if state["run"].get(key) != run[key]])
+            continue
+        model.load(checkpoint)
+        if checkpoint.name != "final":
+            try:
+                optimiser.load_state_dict(torch.load(checkpoint / "optimiser.pt", weights_only=True))
+            except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+                raise _damaged(checkpoint / "optimiser.pt", error) from error
+        return state["step"]
+    return 0
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((checkpoint / "state.json").read_text())
+        return {"step": state["step"], "run": state["run"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(checkpoint / "state.json", error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ModelError:
+    reason = " ".join(str(error).split())[:200]
+    return ModelError(f"{path}: can't be read ({reason}); remove {path.parent.name} to go on from the one before")

@@ -1,0 +1,85 @@
+"""What a run says of itself: a line for each step in `log.jsonl`, and what is made of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lumo.files import write_atomically
+from lumo.training.feed import Feed
+from lumo.training.losses import Sums
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is shown while training.
+
+    losses: since the last log, per task; of_ceiling: operations a second, as a share of this machine's matrix product
+    """
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    tokens_per_s: float
+    eta_s: float
+    of_ceiling: float | None = None
+    memory_bytes: int | None = None
+
+    def as_row(self) -> dict[str, str]:
+        """One line of a table."""
+        minutes, seconds = divmod(round(self.eta_s), 60)
+        losses = {f"{name} loss": f"{loss:.3f}" for name, loss in self.losses.items()}
+        rate = {"tokens/s": f"{self.tokens_per_s:,.0f}", "left": f"{minutes} min {seconds:02d} s"}
+        if self.of_ceiling is not None:
+            rate["of ceiling"] = f"{self.of_ceiling:.0%}"
+        if self.memory_bytes is not None:
+            rate["memory"] = f"{self.memory_bytes / 2**30:.1f} GiB"
+        return {"step": f"{self.step} of {self.steps}", **losses, **rate}
+
+
+def summary(log_path: Path, window: int) -> dict[str, Any]:
+    """For each task the mean loss of its first and its last `window` steps that saw it, its target tokens; and the totals."""
+    lines = [json.loads(line) for line in log_path.read_text().splitlines()]
+    tasks: dict[str, Any] = {}
+    for name in sorted({name for line in lines for name, count in line["target_tokens"].items() if count}):
+        saw = [Sums(line["losses"], line["target_tokens"]) for line in lines if line["target_tokens"].get(name)]
+        first, last = (sum(part, Sums({}, {})).mean(name) for part in (saw[:window], saw[-window:]))
+        tasks[name] = {"first_loss": first, "last_loss": last, "target_tokens": sum(sums.tokens[name] for sums in saw)}
+    seconds = sum(line["seconds"] for line in lines)
+    tokens = sum(line["tokens"] for line in lines)
+    return {"tasks": tasks, "tokens": tokens, "seconds": seconds, "tokens_per_s": tokens / seconds,
+            "real_share": float(np.mean([line["real_share"] for line in lines]))}  # fmt: skip
+
+
+def loss_curves(log_path: Path, points: int = 100) -> dict[str, list[tuple[float, float]]]:
+    """For each task (step, token-weighted mean loss) over about `points` stretches of the log."""
+    lines = [json.loads(line) for line in log_path.read_text().splitlines()]
+    stride = max(1, len(lines) // points)
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for start in range(0, len(lines), stride):
+        stretch = sum(
+            (Sums(line["losses"], line["target_tokens"]) for line in lines[start : start + stride]), Sums({}, {})
+        )
+        for name, tokens in sorted(stretch.tokens.items()):
+            if tokens:
+                curves.setdefault(name, []).append((start + stride / 2, stretch.mean(name)))
+    return curves
+
+
+def sizing(feed: Feed, result: Mapping[str, Any]) -> dict[str, float]:
+    """What one epoch over the feed's sequences takes at the rate that a run measured, and what fits into an hour."""
+    epoch = sum(len(sequence) for pool in feed.pools.values() for sequence in pool.sequences)
+    rate = result["tokens_per_s"]
+    return {"epoch_tokens": epoch, "epoch_s": epoch / rate, "epochs_in_an_hour": 3600 * rate / epoch,
+            "steps_in_an_hour": 3600 * rate / feed.tokens_per_batch}  # fmt: skip
+
+
+def trim_log(path: Path, steps: int) -> None:
+    """Drop lines of steps that will be done again, and a last line that a kill left half-written."""
+    lines = path.read_text().splitlines(keepends=True)[:steps] if path.exists() else []
+    write_atomically(path, "".join(lines))
