@@ -306,6 +306,14 @@ def test_expected_errors_end_in_one_line_and_status_1(words, line, capsys):
     assert re.search(line, said) and len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300])
+def test_a_run_folder_that_cant_be_one_is_one_line(tmp_path, capsys, place):
+    (tmp_path / "file").touch()
+    assert shell.main(["run", "01", "--profile", "smoke", "--run-dir", str(tmp_path / place)]) == 1
+    said = capsys.readouterr().err
+    assert "can't use" in said and "choose another path" in said and len(said.splitlines()) == 1
+
+
 def test_interrupt_is_status_130(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt

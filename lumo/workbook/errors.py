@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+# what a path may be that a person gave: a file where a folder is wanted, too long, not theirs to write
+PLACES = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 MAKE_ROOM = "free some space, then run the same command again; it goes on where it stopped"
 
 
@@ -13,13 +15,17 @@ class WorkbookError(ValueError):
 
 
 def is_expected(error: BaseException) -> bool:
-    """Errors whose line says all there is to say: lumo's own, and a full disk. Anything else deserves its traceback."""
+    """Errors whose line says all there is to say: lumo's own, a full disk, and a path that can't be used. Anything else deserves its traceback."""
     ours = type(error).__module__.partition(".")[0] == "lumo" and isinstance(error, Exception)
-    return ours or is_disk_full(error)
+    return ours or is_disk_full(error) or is_place(error)
 
 
 def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_place(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in PLACES and error.filename is not None
 
 
 def one_line(error: BaseException) -> str:
@@ -27,6 +33,8 @@ def one_line(error: BaseException) -> str:
     if is_disk_full(error):
         what = getattr(error, "filename", None) or "a file of the run"
         return f"disk full while writing {what}: {MAKE_ROOM}"
+    if is_place(error):
+        return f"can't use {error.filename}: {error.strerror}; choose another path, or change its permissions"
     return f"{type(error).__name__}: {error}"
 
 
