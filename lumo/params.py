@@ -284,7 +284,11 @@ def weights_folder(path: str | None, miniature: str, files: tuple[str, ...] = ("
         return folder
     for file in files:
         if not (folder / file).is_file():
-            more = " (lumo plan needs no weights)" if file == "config.json" else ""
+            more = (
+                "; `lumo pull` fetches published ones, of which a plan needs the small files alone (params/README.md)"
+                if file == "config.json"
+                else ""
+            )
             raise ParamsError(f"{folder}: no {file} there; expected a folder with {' and '.join(files)}{more}")
     return folder
 
