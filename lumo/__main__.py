@@ -246,7 +246,7 @@ def _plan(options: argparse.Namespace) -> None:
         print(line, file=sys.stderr)
     print(show.facts({f"tokens of one {name}": count for name, count in forecast.media.items()}).text, end="\n\n")
     print(show.table([{"task": name, **row} for name, row in forecast.tasks.items()]).text)
-    print(f"rows left out: {forecast.left_out}" if forecast.left_out else "", end="\n")
+    print(f"rows left out: {forecast.left_out}" if forecast.left_out else "")
     print(sizes(forecast.training_bytes, "memory at the peak of training"), end="\n\n")
     print(sizes(forecast.generation_bytes, "memory at the peak of generation"), end="\n\n")
     print(sizes(forecast.disk_bytes, "disk"), end="\n\n", flush=True)

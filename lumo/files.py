@@ -1,14 +1,28 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and held by one at a time."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def printable(text: str) -> str:
     """One line of text from outside, for a terminal or a list: what would move the cursor, or can't be written, stands there by its number."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def locked(path: Path, refusal: Exception) -> Iterator[None]:
+    """Hold a file's lock; the system drops it when its holder is killed. Raises `refusal` while another holds it."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise refusal from None
+        yield
 
 
 def write_atomically(path: Path | str, data: bytes | str) -> Path:

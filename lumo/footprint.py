@@ -34,7 +34,7 @@ SLACK = {"cpu": 1.1, "cuda": 0.3}
 def training_bytes(
     profile: Profile, tokenizer: UnifiedTokenizer, look: Mapping[str, float], bare: Skeleton
 ) -> dict[str, int]:
-    """Bytes at the peak of a step of stage 4."""
+    """Bytes at the peak of a stage's step. Of the warm start it counts LoRA too, which that hasn't."""
     device = planned_device(profile.device)
     rows = tokenizer.space.new_rows * bare.width * bare.tables
     activations = activation_bytes(bare.model, int(look["rows"]), int(look["row"]))

@@ -112,7 +112,7 @@ def load_codecs(params: CodecParams, device: str = "cpu") -> CodecSet:
 
 def load_image_codec(params: ImageCodec, device: str = "cpu") -> Codec:
     # imported here: the protocol alone needs no torch
-    from lumo.codecs.seed2 import Seed2Codec
+    from lumo.codecs.seed2 import STEPS, Seed2Codec
     from lumo.codecs.twotone import TwoToneCodec
     from lumo.codecs.vqgan import VqganCodec
 
@@ -120,7 +120,7 @@ def load_image_codec(params: ImageCodec, device: str = "cpu") -> Codec:
         return weights_folder(params.path, "image_codec", files)
 
     adapters = {
-        "seed2": lambda: Seed2Codec(folder("seed_quantizer.pt"), params.steps or 20, device=device),
+        "seed2": lambda: Seed2Codec(folder("seed_quantizer.pt"), params.steps or STEPS, device=device),
         "twotone": lambda: TwoToneCodec(folder("config.json")),
         "vqgan": lambda: VqganCodec(folder("model.yaml", "last.ckpt"), device),
     }

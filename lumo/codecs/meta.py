@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import EncodecConfig, EncodecModel
 
 from lumo.codecs import CodecError
-from lumo.codecs.pickles import DAMAGED, read_pickle, reason
+from lumo.codecs.pickles import DAMAGED, read_pickle, reason, renamed
 
 # by the channels of the first convolution; a `.th` file says nothing else about itself
 CONFIGS = {
@@ -40,16 +40,10 @@ def read_meta(path: Path) -> EncodecModel:
         if first is None:
             raise ValueError("no encoder.model.0.conv.conv in it")
         model = EncodecModel(EncodecConfig(**CONFIGS[state[first].shape[1]]))
-        renamed = {_renamed(key): value for key, value in state.items()}
-        missing, unexpected = model.load_state_dict(renamed, strict=False)
+        ours = {renamed(key, RENAMED): value for key, value in state.items()}
+        missing, unexpected = model.load_state_dict(ours, strict=False)
         if missing or unexpected:
             raise ValueError(f"lacks {sorted(missing)[:3]}, has {sorted(unexpected)[:3]} besides")
     except DAMAGED as error:
         raise CodecError(f"{path}: no EnCodec of Meta's that can be read ({reason(error)}); fetch it again") from error
     return model.eval()
-
-
-def _renamed(key: str) -> str:
-    for pattern, new in RENAMED:
-        key = re.sub(pattern, new, key)
-    return key

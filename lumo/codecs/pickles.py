@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ def reason(error: Exception) -> str:
         return words[:200] or type(error).__name__
     named = re.search(r"GLOBAL ([\w.]+)", words)
     return f"it wants {named[1]}, which could run code" if named else "it is damaged, or holds more than tensors"
+
+
+def renamed(name: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """A key under its other name: patterns and what takes their place, in order."""
+    for pattern, new in pairs:
+        name = re.sub(pattern, new, name)
+    return name
 
 
 def unusable(state: dict[str, torch.Tensor]) -> str | None:

@@ -26,6 +26,7 @@ from lumo.media import Image, read_image, stretched
 # of each channel in 0…1, as CLIP has them
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+STEPS = 20  # of denoising, where a profile doesn't say
 GUIDANCE = 10.0  # what SEED's own loader asks of unCLIP, as noise level 0
 
 
@@ -42,7 +43,7 @@ class Seed2Codec:
     name = "seed2"
     codebooks = 1
 
-    def __init__(self, folder: Path, steps: int = 20, config: Seed2Config | None = None, device: str = "cpu"):
+    def __init__(self, folder: Path, steps: int = STEPS, config: Seed2Config | None = None, device: str = "cpu"):
         self.config, self.device = config or Seed2Config(), device
         self.model, self.files = read_seed2(folder, self.config)
         self.model.to(device)

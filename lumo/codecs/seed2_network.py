@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel, Blip2VisionConfig, Blip2VisionModel
 
 from lumo.codecs import CodecError
-from lumo.codecs.pickles import DAMAGED, read_pickle, reason, unusable
+from lumo.codecs.pickles import DAMAGED, read_pickle, reason, renamed, unusable
 from lumo.codecs.vectors import nearest
 
 QUANTIZER, VISION = "seed_quantizer.pt", "eva_vit_g.pth"
@@ -169,8 +169,7 @@ def read_seed2(folder: Path, config: Seed2Config) -> tuple[Seed2, list[Path]]:
 
 def file_keys(name: str) -> list[str]:
     """What a parameter of ours is called in the files. The tower's attention has a bias for queries and values, none for keys."""
-    for pattern, new in RENAMED:
-        name = re.sub(pattern, new, name)
+    name = renamed(name, RENAMED)
     if name.startswith(TOWER) and name.endswith(".qkv.bias"):
         return [name.replace(".qkv.bias", bias) for bias in (".q_bias", ".v_bias")]
     return [name]

@@ -7,10 +7,9 @@ whose parts it fetches side by side that can be nearly all. `http_get` underneat
 from __future__ import annotations
 
 import errno
-import fcntl
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -29,6 +28,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
+from lumo.files import locked
 from lumo.pull import Entry, PullError
 from lumo.pull.store import KEPT, File, Listing, Shelf, disk_of, free_bytes, hash_of
 
@@ -165,16 +165,11 @@ def _fetch_file(item: Order, file: File, api: HfApi) -> None:
     part.replace(place)
 
 
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Two at once would write into each other's parts; the system drops the lock when its holder is killed."""
+def _only_one(folder: Path) -> AbstractContextManager[None]:
+    """Two at once would write into each other's parts."""
     (folder / KEPT).mkdir(parents=True, exist_ok=True)
-    with (folder / KEPT / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PullError(f"{folder}: another lumo pull is at work there; wait for it, or stop it first") from None
-        yield
+    taken = PullError(f"{folder}: another lumo pull is at work there; wait for it, or stop it first")
+    return locked(folder / KEPT / "lock", taken)
 
 
 @contextmanager

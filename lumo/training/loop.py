@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from torch import nn
 
 from lumo import parallel, watchdog
+from lumo.files import locked
 from lumo.machine import gemm_rate, memory_bytes
 from lumo.model import LumoModel, ModelError
 from lumo.params import Stage4, Training
@@ -44,21 +43,12 @@ def train(
     Raises ModelError for a loss that is not finite, for a checkpoint that is damaged or can't be written, and while another run trains
     in this folder; SpaceError for checkpoints of another token space, MachineError when memory runs short; then a checkpoint is there.
     """
-    with _alone(folder):
-        return _train(model, feed, params, folder, seed, show)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two runs in one folder would write over each other; the system drops the lock when its holder is killed."""
     folder.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        try:
-            if parallel.rank() == 0:  # the one that writes
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ModelError(f"{folder}: another run is training there; wait for it, or stop it first") from None
-        yield
+    if parallel.rank() > 0:  # the first one writes, and holds the folder
+        return _train(model, feed, params, folder, seed, show)
+    taken = ModelError(f"{folder}: another run is training there; wait for it, or stop it first")
+    with locked(folder.with_name(f".{folder.name}.lock"), taken):
+        return _train(model, feed, params, folder, seed, show)
 
 
 def _train(

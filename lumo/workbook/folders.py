@@ -6,18 +6,16 @@ A folder is finished once it holds `report.json`, which is written last.
 from __future__ import annotations
 
 import datetime
-import fcntl
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import yaml
 
-from lumo.files import write_atomically
+from lumo.files import locked, write_atomically
 from lumo.params import ROOT, Profile, check_profile, read_yaml
 from lumo.workbook.errors import WorkbookError
 
@@ -95,12 +93,7 @@ def profile_name_in(folder: Path) -> str | None:
     return content.get("profile") if isinstance(content, dict) else None
 
 
-@contextmanager
-def only_runner(folder: Path) -> Iterator[None]:
-    """Two runners in one folder would write over each other; the system drops the lock when its holder is killed."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WorkbookError(f"another lumo is running in {folder}; wait for it, or stop it first") from None
-        yield
+def only_runner(folder: Path) -> AbstractContextManager[None]:
+    """Two runners in one folder would write over each other."""
+    taken = WorkbookError(f"another lumo is running in {folder}; wait for it, or stop it first")
+    return locked(folder / ".lock", taken)
