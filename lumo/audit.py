@@ -65,9 +65,8 @@ def _round_trip(tokenizer: UnifiedTokenizer, modality: str, item: Image | Audio)
     found = {"deterministic": bool(np.array_equal(first, second)), "in_blocks": placed, "sizes_match": sized}
     if placed and sized:
         (made,) = tokenizer.decode(modality, first[None])
-        if isinstance(
-            made, Image
-        ):  # a decoder that paints anew, such as SEED-2's, may give more pixels than its encoder reads
+        # a decoder that paints anew, such as SEED-2's, may give more pixels than its encoder reads
+        if isinstance(made, Image):
             made = for_codecs(made, Adoption.of(tokenizer.codecs))
         found["codes_kept"] = float(np.mean(tokenizer.encode(modality, [made])[0] == first))
         found |= {measure.__name__: measure(item, made) for measure in MEASURES[modality]}

@@ -23,9 +23,8 @@ from torch.nn import functional as F
 def fold(model: nn.Module) -> None:
     """Let the LoRA layers of a peft model compute this way, where they can."""
     for layer in model.modules():
-        if type(layer) is Linear and isinstance(
-            layer.get_base_layer(), nn.Linear
-        ):  # GPT-2's layers are of another kind
+        # GPT-2's layers are of another kind
+        if type(layer) is Linear and isinstance(layer.get_base_layer(), nn.Linear):
             # the same weights under the same names, so peft saves and merges it as its own
             layer.__class__ = FoldedLinear
 
