@@ -107,3 +107,4 @@ def local(
         # what is read meets a closed codec and ends there, so that an interrupt needn't wait for whole shards
         codec.shutdown(wait=False, cancel_futures=True)
         pool.shutdown(cancel_futures=True)
+        codec.shutdown()
