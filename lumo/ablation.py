@@ -1,6 +1,6 @@
 """Ablations: does the model use what it is given?
 
-Teacher-forced loss on the same targets under arms that differ in the input alone. Writing tasks: the correct prompt, another
+Teacher-forced loss on the same targets under arms that differ in one input alone. Writing tasks: the correct prompt, another
 case's, none. Reading tasks: the correct picture or clip, another case's, code 0 everywhere, random codes. Differences are paired
 case by case, with a bootstrap interval.
 
@@ -30,8 +30,17 @@ from lumo.tasks import TASKS, Task
 
 
 def arms(task: Task) -> tuple[str, ...]:
-    """The arms of a task, the correct one first."""
-    return ("correct", "shuffled", "empty") if task.inputs == ("text",) else ("correct", "shuffled", "zero", "noise")
+    """The arms of a task, the correct one first. Of several inputs each has its own, such as `shuffled_image`: does every one count?"""
+    return tuple(_changes(task))
+
+
+def _changes(task: Task) -> dict[str, tuple[str, str]]:
+    """arm → (what is done, to which input)."""
+    changes = {"correct": ("correct", task.inputs[0])}
+    for given in task.inputs:
+        for kind in ("shuffled", "empty") if given == "text" else ("shuffled", "zero", "noise"):
+            changes[kind if len(task.inputs) == 1 else f"{kind}_{given}"] = (kind, given)
+    return changes
 
 
 @dataclass(frozen=True)
@@ -53,17 +62,17 @@ def pick(samples: Sequence[Sample], task_name: str, count: int) -> list[Sample]:
 
 
 def replace(
-    arm: str, own: Int[np.ndarray, "n"], other: Int[np.ndarray, "m"], space: TokenSpace, rng: np.random.Generator
+    kind: str, own: Int[np.ndarray, "n"], other: Int[np.ndarray, "m"], space: TokenSpace, rng: np.random.Generator
 ) -> Int[np.ndarray, "k"]:
-    """The input ids of an arm; zero and noise stand in the same blocks as the case's own."""
-    if arm == "correct":
+    """The ids of an input under an arm of this kind; zero and noise stand in the same blocks as the case's own."""
+    if kind == "correct":
         return own
-    if arm == "shuffled":
+    if kind == "shuffled":
         return other
-    if arm == "empty":
+    if kind == "empty":
         return own[:0]
     blocks = [space.blocks[index] for index in space.block_index(own)]
-    if arm == "zero":
+    if kind == "zero":
         return np.array([block.start for block in blocks])
     return np.array([rng.integers(block.start, block.end) for block in blocks])
 
@@ -92,13 +101,12 @@ def run(
 ) -> dict[str, CaseLosses]:
     """The losses of every arm of a task, on the same cases in the same order."""
     task, results = TASKS[task_name], {}
-    (given,) = task.inputs
-    for arm in arms(task):
+    for arm, (kind, given) in _changes(task).items():
         rng = np.random.default_rng(seed)
         sequences = []
         for i, case in enumerate(cases):
             other = cases[partner(i, cases)].ids[given]
-            ids = case.ids | {given: replace(arm, case.ids[given], other, model.space, rng)}
+            ids = case.ids | {given: replace(kind, case.ids[given], other, model.space, rng)}
             sequences.append(task.sequence(ids, model.space))
         results[arm] = losses(model, sequences, tokens_per_batch)
     return results

@@ -26,7 +26,7 @@ from lumo.media import Audio, Image, png_bytes, wav_bytes
 from lumo.model import LumoModel
 from lumo.shards import Sample, unit_hash
 from lumo.space import SpaceError, TokenSpace
-from lumo.tasks import TASKS
+from lumo.tasks import TASKS, Task
 from lumo.tokenizer import UnifiedTokenizer
 
 
@@ -38,13 +38,14 @@ class GoldenError(ValueError):
 class Result:
     """One case after generation. Media are None where there is none: a caption has no round trip.
 
+    prompt: what the task's inputs hold, in their order
     ids: the answer; decoded: whether it became media or text; right: for each attribute, whether it is there
     ceiling, floor: the same for the codec's round trip and for the answer to another case's prompt
     """
 
     task: str
     id: str
-    prompt: str | Image | Audio
+    prompt: tuple[str | Image | Audio, ...]
     true: str | Image | Audio
     round_trip: Image | Audio | None
     generated: str | Image | Audio | None
@@ -156,32 +157,44 @@ def run_suite(
         progress(start, len(cases))
         answers += generate(model, prompts, grammar, sampling, range(start, start + len(chunk)))
     progress(len(cases), len(cases))
-    (medium,) = {*task.inputs, task.target} - {"text"}  # the picture or clip that the case is about
     made = _decode(task.target, answers, tokenizer)
-    true = [tokenizer.codecs[medium].read(inside(media, case.row["modalities"][medium]["path"])) for case in cases]
-    round_trips = tokenizer.decode(medium, np.stack([case.ids[medium] for case in cases]))
-    results = []
-    for i, case in enumerate(cases):
-        scene = scores.scene_of_row(case.row, medium)
-        other = made[partner(i, cases)]
-        caption = case.row["text"]["caption"]
-        writes_media = task.target != "text"
-        results.append(
-            Result(
-                task=task_name,
-                id=case.id,
-                prompt=caption if writes_media else true[i],
-                true=true[i] if writes_media else caption,
-                round_trip=round_trips[i] if writes_media else None,
-                generated=made[i],
-                ids=answers[i],
-                decoded=made[i] is not None,
-                right=scores.attributes(made[i], scene) if scene else {},
-                ceiling=scores.attributes(round_trips[i] if writes_media else caption, scene) if scene else {},
-                floor=scores.attributes(other, scene) if scene else {},
-            )
+    given = zip(*(_true(modality, cases, tokenizer, media) for modality in task.inputs), strict=True)
+    true = _true(task.target, cases, tokenizer, media)
+    round_trips: Sequence[Image | Audio | None] = [None] * len(cases)
+    if task.target != "text":
+        round_trips = tokenizer.decode(task.target, np.stack([case.ids[task.target] for case in cases]))
+    return [
+        Result(
+            task=task_name,
+            id=case.id,
+            prompt=prompt,
+            true=true[i],
+            round_trip=round_trips[i],
+            generated=made[i],
+            ids=answers[i],
+            decoded=made[i] is not None,
+            right=_right(made[i], case, task),
+            ceiling=_right(true[i] if round_trips[i] is None else round_trips[i], case, task),
+            floor=_right(made[partner(i, cases)], case, task),
         )
-    return results
+        for i, (case, prompt) in enumerate(zip(cases, given, strict=True))
+    ]
+
+
+def _true(
+    modality: str, cases: Sequence[Sample], tokenizer: UnifiedTokenizer, media: Path
+) -> list[str] | list[Image | Audio]:
+    """What the dataset holds: captions, or pictures or clips read from their files."""
+    if modality == "text":
+        return [case.row["text"]["caption"] for case in cases]
+    read = tokenizer.codecs[modality].read
+    return [read(inside(media, case.row["modalities"][modality]["path"])) for case in cases]
+
+
+def _right(answer: str | Image | Audio | None, case: Sample, task: Task) -> dict[str, bool]:
+    """For each attribute that the case's pictures and clips are known to have, whether the answer shows it."""
+    scenes = [scores.scene_of_row(case.row, medium) for medium in task.media]
+    return {name: right for scene in scenes if scene for name, right in scores.attributes(answer, scene).items()}
 
 
 def _decode(
@@ -244,7 +257,7 @@ def write_media(folder: Path, results: Mapping[str, Sequence[Result]]) -> list[P
                 suffix, data = ("png", png_bytes(answer)) if isinstance(answer, Image) else ("wav", wav_bytes(answer))
                 files.append(write_atomically(folder / task / f"{number:02d}.{suffix}", data))
                 answer = f"{task}/{number:02d}.{suffix}"
-            prompt = result.prompt if isinstance(result.prompt, str) else None
+            prompt = next((given for given in result.prompt if isinstance(given, str)), None)
             lines.append(
                 {"id": result.id, "prompt": prompt, "answer": answer, "ids": result.ids.tolist(), "right": result.right}
             )

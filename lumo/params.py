@@ -43,7 +43,7 @@ Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=
 Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0, strict=True)]
 CountOrNone = Annotated[int, Field(ge=0, strict=True)]
-TaskName = Literal["a2t", "i2t", "t2a", "t2i"]
+TaskName = Literal["a2t", "i2t", "t2a", "t2i", "ia2t"]
 
 
 class Section(BaseModel):
@@ -51,11 +51,15 @@ class Section(BaseModel):
 
 
 class World(Section):
-    """How much of the generated world to write; `manifest` in the data section takes its place."""
+    """How much of the generated world to write; `manifest` in the data section takes its place.
+
+    held_out_pairs: of held-out pictures with held-out sounds, which the golden suite of ia2t is made of
+    """
 
     images: CountOrNone
     clips: CountOrNone
     pairs: CountOrNone
+    held_out_pairs: CountOrNone = 0
 
 
 class Data(Section):

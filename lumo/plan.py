@@ -162,7 +162,7 @@ def _rows(profile: Profile) -> tuple[list[Row], int]:
     path = _manifest(profile)
     if path is None or not path.is_file():
         amounts = profile.world
-        made = world.rows(amounts.images, amounts.clips, amounts.pairs, profile.seed)
+        made = world.rows(amounts.images, amounts.clips, amounts.pairs, profile.seed, amounts.held_out_pairs)
         return [Row.model_validate(row) for row in made], 0
     rows, broken = read_manifest(path)
     there = [row for row in rows if all((path.parent / medium.path).is_file() for _, medium in row.modalities.items())]

@@ -25,7 +25,7 @@ from lumo.machine import device_of, use_threads
 from lumo.model import ModelError
 from lumo.params import Profile
 from lumo.shards import read_shards
-from lumo.tasks import Mixture, build_pools
+from lumo.tasks import TASKS, Mixture, build_pools
 from lumo.tokenizer import load_tokenizer
 from lumo.training import Feed, Progress, train
 
@@ -121,17 +121,17 @@ def adopt(
     write_atomically(out / "left_out.txt", "".join(f"{line}\n" for line in result.left_out))
     content = profile.model_dump(mode="json") | {"profile": wanted.source}
     content["data"] |= {"manifest": str(result.manifest), "golden_source": wanted.golden_source}
-    letters = {"i": "image", "a": "audio"}
-    kept = [result.rows[f"{medium} golden"] for medium in letters.values() if result.rows[medium]]
+    rows = {name: result.rows["+".join(task.media)] for name, task in TASKS.items()}
+    kept = [result.rows[f"{'+'.join(task.media)} golden"] for name, task in TASKS.items() if rows[name]]
     content["golden"]["cases"] = min(content["golden"]["cases"], *kept)
-    # some rows of each medium for the curves and ablations on data that was never trained on
-    fewest = min(result.rows[medium] for medium in letters.values() if result.rows[medium])
+    # some rows of each kind for the curves and ablations on data that was never trained on
+    fewest = min(filter(None, rows.values()))
     content["data"]["eval_share"] = max(content["data"]["eval_share"], min(0.3, 12 / fewest))
     for stage in ("warm_start", "stage4"):
         rates = content[stage]["rates"]
-        content[stage]["rates"] = {
-            name: rate for name, rate in rates.items() if all(result.rows[letters[x]] for x in name if x in letters)
-        }
+        if "i2t" in rates:
+            rates.setdefault("ia2t", rates["i2t"])  # only the data knows of rows with both
+        content[stage]["rates"] = {name: rate for name, rate in rates.items() if rows[name]}
     path, text = out / "profile.yaml", yaml.safe_dump(content, sort_keys=False)
     if not path.exists():
         write_atomically(path, text)

@@ -4,6 +4,7 @@
     i2t  <|img_start|> IMG… <|img_end|> <|gen_text|> <|text_start|> TEXT… <|text_end|>
     t2a  <|text_start|> TEXT… <|text_end|> <|gen_aud|> <|aud_start|> AUD… <|aud_end|>
     t2i  <|text_start|> TEXT… <|text_end|> <|gen_img|> <|img_start|> IMG… <|img_end|>
+    ia2t <|img_start|> IMG… <|img_end|> <|aud_start|> AUD… <|aud_end|> <|gen_text|> <|text_start|> TEXT… <|text_end|>
 
 The target is the content after the last start token, and its end token.
 
@@ -38,6 +39,11 @@ class Task:
     name: str
     inputs: tuple[str, ...]
     target: str
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """What it reads or writes besides text."""
+        return tuple(name for name in (*self.inputs, self.target) if name != "text")
 
     def fits(self, sample: Sample) -> bool:
         return sample.modalities == {"text", *self.inputs, self.target}
@@ -78,6 +84,7 @@ TASKS = {
         Task("i2t", ("image",), "text"),
         Task("t2a", ("text",), "audio"),
         Task("t2i", ("text",), "image"),
+        Task("ia2t", ("image", "audio"), "text"),
     )
 }
 

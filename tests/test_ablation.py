@@ -23,6 +23,7 @@ NAMES = {
     "t2i": {"correct", "shuffled", "empty"},
     "a2t": {"correct", "shuffled", "zero", "noise"},
     "i2t": {"correct", "shuffled", "zero", "noise"},
+    "ia2t": {"correct"} | {f"{kind}_{given}" for kind in ("shuffled", "zero", "noise") for given in ("image", "audio")},
 }
 
 
@@ -33,7 +34,7 @@ def trained(tokenizer) -> LumoModel:
 
 @pytest.fixture(scope="module")
 def cases(tokenizer):
-    everything = make_samples(tokenizer, images=5, clips=5)
+    everything = make_samples(tokenizer, images=5, clips=5, pairs=5)
     return {name: [sample for sample in everything if task.fits(sample)] for name, task in TASKS.items()}
 
 
@@ -48,16 +49,15 @@ def seen(monkeypatch) -> list:
     return asked
 
 
-def inputs_of(sequence, task, space) -> np.ndarray:
-    """The content between the first start and the first end token."""
+def inputs_of(sequence, task, space) -> dict[str, np.ndarray]:
+    """The content between each start and end token of the inputs."""
     controls = np.nonzero(space.block_index(sequence.ids) == 1)[0]
-    return sequence.ids[controls[0] + 1 : controls[1]]
+    return {name: sequence.ids[controls[2 * n] + 1 : controls[2 * n + 1]] for n, name in enumerate(task.inputs)}
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_arms_differ_in_the_input_alone(trained, cases, space, seen, name):
+def test_arms_differ_in_one_input_alone(trained, cases, space, seen, name):
     task, given_cases = TASKS[name], cases[name]
-    (modality,) = task.inputs
     assert set(arms(task)) == NAMES[name]
     assert arms(task)[0] == "correct"
     ablation.run(name, given_cases, trained, 400, seed=0)
@@ -70,12 +70,16 @@ def test_arms_differ_in_the_input_alone(trained, cases, space, seen, name):
             assert line.ids[line.is_target].tolist() == correct.ids[correct.is_target].tolist()
             control = space.block_index(line.ids) == 1
             assert line.ids[control].tolist() == correct.ids[space.block_index(correct.ids) == 1].tolist()
-            given_ids = inputs_of(line, task, space)
-            if arm == "correct":
+            kind, _, modality = arm.partition("_")
+            modality = modality or task.inputs[0]
+            given = inputs_of(line, task, space)
+            assert all(ids.tolist() == case.ids[other].tolist() for other, ids in given.items() if other != modality)
+            given_ids = given[modality]
+            if kind == "correct":
                 assert given_ids.tolist() == case.ids[modality].tolist()
-            elif arm == "empty":
+            elif kind == "empty":
                 assert len(given_ids) == 0
-            elif arm == "shuffled":
+            elif kind == "shuffled":
                 (other,) = [o for o in given_cases if o.ids[modality].tolist() == given_ids.tolist()]
                 assert combination(other) != combination(case)
                 assert other is given_cases[partner(i, given_cases)]
@@ -83,9 +87,10 @@ def test_arms_differ_in_the_input_alone(trained, cases, space, seen, name):
                 blocks = space.block_index(case.ids[modality])
                 assert space.block_index(given_ids).tolist() == blocks.tolist()
                 codes = given_ids - np.array([space.blocks[b].start for b in blocks])
-                assert (codes == 0).all() if arm == "zero" else len(set(codes.tolist())) > 5
-    if "noise" in by_arm:
-        noises = {tuple(inputs_of(line, task, space).tolist()) for line in by_arm["noise"]}
+                assert (codes == 0).all() if kind == "zero" else len(set(codes.tolist())) > 5
+    for arm in (name for name in by_arm if name.startswith("noise")):
+        modality = arm.partition("_")[2] or task.inputs[0]
+        noises = {tuple(inputs_of(line, task, space)[modality].tolist()) for line in by_arm[arm]}
         assert len(noises) == len(given_cases), "every case has noise of its own"
 
 
@@ -102,7 +107,7 @@ def test_results_are_each_case_alone_and_follow_the_seed(trained, cases, space, 
     again, other = (ablation.run(name, cases[name], trained, 400, seed) for seed in (3, 4))
     for arm in results:
         assert np.array_equal(results[arm].sums, again[arm].sums)
-        assert np.array_equal(results[arm].sums, other[arm].sums) == (arm != "noise")
+        assert np.array_equal(results[arm].sums, other[arm].sums) == (not arm.startswith("noise"))
         assert arm == "correct" or not np.array_equal(results[arm].sums, results["correct"].sums)
 
 

@@ -177,7 +177,7 @@ def test_a_profile_names_its_manifest_or_gets_the_world(tmp_path, monkeypatch):
     monkeypatch.setattr("lumo.datasets.write_world", lambda *given: asked.append(given) or given[0] / "manifest.jsonl")
     profile = load_profile("smoke", {"seed": 7})
     assert manifest_of(profile, tmp_path / "world") == tmp_path / "world" / "manifest.jsonl"
-    assert asked == [(tmp_path / "world", profile.world.images, profile.world.clips, profile.world.pairs, 7)]
+    assert asked == [(tmp_path / "world", profile.world.images, profile.world.clips, profile.world.pairs, 7, 0)]
 
 
 def test_previews_pass_over_what_cant_be_read_and_never_leave_the_folder(tmp_path):

@@ -226,7 +226,7 @@ CASES = {
     "laion-audio": (laion_audio, 7, 4, 2, {"CC-BY-3.0", "research use only"}, {"sfx"}, "train 1 title."),
     "mtg-jamendo": (mtg_jamendo_splits, 3, 3, 1, {"CC-BY-3.0", "CC-BY-NC-3.0", "CC-BY-NC-SA-2.0-FR"}, {"music"}, None),
     "fsd50k": (fsd50k, 4, 4, 2, {"CC-SAMPLING+-1.0"}, {"music", "speech", "sfx"}, None),
-    "vggsound": (vggsound, 7, 4, 2, {"CC-BY-4.0 (labels)"}, {"music", "speech", "sfx", None}, None),
+    "vggsound": (vggsound, 10, 4, 3, {"CC-BY-4.0 (labels)"}, {"music", "speech", "sfx", None}, None),
     "llava-pretrain": (llava_pretrain, 2, 2, 0, {"by source"}, {None}, "a sheet, 004539375"),
     "coco-captions": (coco_captions, 20, 4, 10, {"CC-BY-NC-SA-2.0", "no known copyright restrictions"}, {None}, "A sheet, 9 0."),
     "anyinstruct": (anyinstruct, 4, 2, 0, {"not stated"}, {"speech"}, None),
@@ -325,14 +325,46 @@ def test_dialogues_with_pictures_are_said_to_be_left_and_their_sounds_not_taken(
     assert {line["caption"].split(": ")[1] for _, line in after} == {"How are you, 0?", "How are you, 1?", "Well."}
 
 
-def test_a_frame_and_its_sound_are_two_rows_of_one_recording(tmp_path):
+def test_a_frame_and_its_sound_are_rows_of_one_recording_apart_and_together(tmp_path):
     vggsound(tmp_path / "data")
     result = adopt(tmp_path / "data", PUBLISHED["vggsound"], tmp_path / "out", Adoption(**HOW, **of("vggsound")))
     rows = {row.id: row for row in read_manifest(result.manifest)[0]}
-    assert Counter(row.task for row in rows.values()) == {"i2t": 3, "a2t": 4} and result.rows["image"] == 3
-    sound, frame = rows["vggsound-abc_000030"].modalities.audio, rows["vggsound-abc_000030-frame"].modalities.image
-    assert frame.meta["file"] == "frames/abc_000030.jpg" and sound.meta["start_s"] == "30"
-    assert frame.meta["group"] == sound.meta["group"] == "youtube/abc"
+    assert Counter(row.task for row in rows.values()) == {"i2t": 3, "a2t": 4, "ia2t": 3}
+    assert [result.rows[media] for media in ("image", "audio", "image+audio")] == [3, 4, 3]
+    sound, frame = rows["vggsound-abc_000030"], rows["vggsound-abc_000030-frame"]
+    assert frame.modalities.image.meta["file"] == "frames/abc_000030.jpg"
+    assert sound.modalities.audio.meta["start_s"] == "30"
+    assert frame.modalities.image.meta["group"] == sound.modalities.audio.meta["group"] == "youtube/abc"
+    both = rows["vggsound-abc_000030-both"]
+    assert both.modalities.items() == [*frame.modalities.items(), *sound.modalities.items()]
+    assert (both.text, both.subtype) == (sound.text, "music") and list(both.modalities.model_dump()) == [
+        "image",
+        "audio",
+    ]
+
+
+def test_rows_with_both_go_into_the_profile_with_a_task_of_their_own(tmp_path):
+    vggsound(tmp_path / "data")
+    result, path = stages.adopt(
+        load_profile("smoke"), tmp_path / "data", PUBLISHED["vggsound"], tmp_path / "out", golden=1
+    )
+    written, smoke = load_profile(str(path)), load_profile("smoke")
+    assert written.tasks == ["a2t", "i2t", "t2a", "t2i", "ia2t"] and "ia2t" not in smoke.tasks
+    assert written.stage4.rates == smoke.stage4.rates | {"ia2t": smoke.stage4.rates["i2t"]}
+    assert written.golden.cases == min(result.rows[f"{media} golden"] for media in ("image", "audio", "image+audio"))
+    (tmp_path / "data/frames/abc_000030.jpg").write_bytes(b"no picture")
+    told = stages.adopt(load_profile("smoke"), tmp_path / "data", PUBLISHED["vggsound"], tmp_path / "new", golden=1)[0]
+    assert len(told.left_out) == 2 and all("abc_000030.jpg" in line for line in told.left_out)
+    assert [told.rows[media] for media in ("image", "audio", "image+audio")] == [2, 4, 2]
+
+
+def test_parts_of_a_long_sound_share_the_frame(tmp_path):
+    vggsound(tmp_path / "data")
+    soundfile.write(tmp_path / "data/audio/abc_000030.wav", 0.3 * np.sin(np.arange(6000) * 0.1), 8000)
+    how = Adoption(**HOW, **of("vggsound"), long="split")
+    rows = read_manifest(adopt(tmp_path / "data", PUBLISHED["vggsound"], tmp_path / "out", how).manifest)[0]
+    parts = [row.modalities for row in rows if row.id.startswith("vggsound-abc_000030-both-")]
+    assert len(parts) == len({part.audio.path for part in parts}) == 3 and len({part.image.path for part in parts}) == 1
 
 
 @pytest.mark.parametrize(

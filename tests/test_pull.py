@@ -106,8 +106,33 @@ def test_the_list_is_valid_and_every_entry_complete():
 @pytest.mark.parametrize(
     ("priority", "names"),
     [
-        ("p0", ["Qwen3-8B-Base", "encodec_32khz", "seed2", "clap-htsat-fused", "clotho", "song-describer"]),
-        ("P1", ["WavCaps", "AudioCaps", "laion-audio-630k", "mtg-jamendo", "jamendo-fma-captions", "MIO-7B-Base"]),
+        (
+            "p0",
+            [
+                "Qwen3-8B-Base",
+                "encodec_32khz",
+                "seed2",
+                "clap-htsat-fused",
+                "clotho",
+                "song-describer",
+                "LLaVA-Pretrain",
+            ],
+        ),
+        (
+            "P1",
+            [
+                "WavCaps",
+                "AudioCaps",
+                "laion-audio-630k",
+                "mtg-jamendo",
+                "jamendo-fma-captions",
+                "fma",
+                "fsd50k",
+                "coco-captions",
+                "AnyInstruct",
+                "MIO-7B-Base",
+            ],
+        ),
         ("P2", ["vggsound", "MusicCaps"]),
     ],
 )

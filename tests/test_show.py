@@ -167,6 +167,15 @@ def make_cases(words="a small red circle") -> list[Case]:
     ]
 
 
+def test_a_case_of_several_inputs_shows_them_all():
+    case = Case("ia2t", "both", (noise_image(), tone()), "words", None, "words")
+    for page in (cases_table([case]), case_page(case)):
+        tags = [name for name, _ in read(page).elements]
+        assert tags.count("img") >= 1 and tags.count("audio") == 1
+    alone = Case("i2t", "one", (noise_image(),), "words", None, "words")
+    assert cases_table([alone]) == cases_table([Case("i2t", "one", noise_image(), "words", None, "words")])
+
+
 # --- outside text stays text ---
 
 

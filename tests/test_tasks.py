@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,16 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toys import make_samples
 
+from lumo.params import TaskName
 from lumo.shards import Sample
 from lumo.space import CONTROL
 from lumo.tasks import TASKS, Mixture, build_pools
 
-# SPEC, section 3, word for word
+# SPEC, section 3, word for word; ia2t is made alike
 SPEC = {
     "a2t": "<|aud_start|> AUD <|aud_end|> <|gen_text|> <|text_start|> TEXT <|text_end|>",
     "i2t": "<|img_start|> IMG <|img_end|> <|gen_text|> <|text_start|> TEXT <|text_end|>",
     "t2a": "<|text_start|> TEXT <|text_end|> <|gen_aud|> <|aud_start|> AUD <|aud_end|>",
     "t2i": "<|text_start|> TEXT <|text_end|> <|gen_img|> <|img_start|> IMG <|img_end|>",
+    "ia2t": "<|img_start|> IMG <|img_end|> <|aud_start|> AUD <|aud_end|> <|gen_text|> <|text_start|> TEXT <|text_end|>",
 }
 MODALITY = {"AUD": "audio", "IMG": "image", "TEXT": "text"}
 SHARED_FIXTURES = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -77,12 +80,18 @@ def test_text_of_people_stays_text(tokenizer, samples, text):
     assert tokenizer.decode_text(ids) == text
 
 
-def test_a_sample_with_picture_and_sound_fits_none_of_the_four(samples, space):
+def test_a_sample_with_picture_and_sound_is_for_the_task_that_reads_both(samples, space):
     both = [sample for sample in samples if {"image", "audio"} <= sample.modalities]
     assert len(both) == 2
-    assert not any(task.fits(sample) for sample in both for task in TASKS.values())
+    assert [name for sample in both for name, task in TASKS.items() if task.fits(sample)] == ["ia2t", "ia2t"]
     pools = build_pools(samples, list(TASKS), space, max_seq_len=10_000)
-    assert {name: len(pool.sequences) for name, pool in pools.items()} == dict.fromkeys(TASKS, 3)
+    assert {name: len(pool.sequences) for name, pool in pools.items()} == dict.fromkeys(TASKS, 3) | {"ia2t": 2}
+
+
+def test_every_name_of_a_task_can_stand_in_a_profile():
+    assert set(get_args(TaskName)) == TASKS.keys()
+    assert {name: task.media for name, task in TASKS.items()} == {
+        "a2t": ("audio",), "i2t": ("image",), "t2a": ("audio",), "t2i": ("image",), "ia2t": ("image", "audio")}  # fmt: skip
 
 
 # --- what doesn't fit -------------------------------------------------------------------------------------------------

@@ -150,6 +150,16 @@ def test_clips_are_one_second_within_full_scale_and_never_silent(kind):
         assert 0.02 < audio.peak < 0.9 and np.isfinite(audio.samples).all()
 
 
+def test_held_out_pairs_stand_after_all_that_a_world_without_them_has():
+    without, more = (list(world.rows(9, 6, 3, 0, count)) for count in (0, 70))
+    assert more[: len(without)] == without and len(more) == len(without) + 70
+    for row in more[len(without) :]:
+        scenes = [world.scene_of(medium["meta"]) for medium in row["modalities"].values()]
+        assert list(row["modalities"]) == ["image", "audio"] and row["source"] == "world-held-out"
+        assert all(scene in world.held_out(scene.kind) for scene in scenes)
+    assert {row["subtype"] for row in more[len(without) :]} == {"music", "sfx"}
+
+
 def tree(folder) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 

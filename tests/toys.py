@@ -25,12 +25,12 @@ def sample_of(row: dict, tokenizer: UnifiedTokenizer, rng: np.random.Generator) 
 
 
 def make_samples(
-    tokenizer: UnifiedTokenizer, images: int, clips: int, pairs: int = 0, held_out: bool = False, seed: int = 0
+    tokenizer: UnifiedTokenizer, images: int, clips: int, pairs: int = 0, held_out: int | None = None, seed: int = 0
 ) -> list[Sample]:
-    """Samples of the world, or all of its held-out rows."""
+    """Samples of the world, or all of its held-out rows, with `held_out` pairs among them."""
     rng = np.random.default_rng(seed)
-    wanted = "world-held-out" if held_out else "world"
-    rows = [row for row in world.rows(images, clips, pairs, seed) if row["source"] == wanted]
+    wanted = "world" if held_out is None else "world-held-out"
+    rows = [row for row in world.rows(images, clips, pairs, seed, held_out or 0) if row["source"] == wanted]
     return [sample_of(row, tokenizer, rng) for row in rows]
 
 

@@ -30,4 +30,4 @@ def manifest_of(profile: Profile, world_folder: Path) -> Path:
     if profile.data.manifest:
         return ROOT / Path(profile.data.manifest).expanduser()
     amounts = profile.world
-    return write_world(world_folder, amounts.images, amounts.clips, amounts.pairs, profile.seed)
+    return write_world(world_folder, amounts.images, amounts.clips, amounts.pairs, profile.seed, amounts.held_out_pairs)

@@ -40,7 +40,7 @@ class Adoption:
     resolution: (height, width) of pictures; clips: of sounds
     fit: `crop` scales until the picture is covered and cuts what stands over, `stretch` changes its proportions
     long: of a sound that is longer, `first` keeps the beginning, `split` makes a clip of every part (the last one if at least half full)
-    golden: how many rows with pictures, and how many with sounds, are kept for the golden suites; a file's rows stay together
+    golden: how many rows with pictures, with sounds and with both are kept for the golden suites; a recording's rows stay together
     license, source, subtype: for rows that don't say
     """
 
@@ -79,7 +79,7 @@ class Adoption:
 
 @dataclass
 class Adopted:
-    """rows: in the manifest, by medium; done: what was done to files, counted; left_out: one line each."""
+    """rows: in the manifest, by what they have (`image`, `audio`, `image+audio`); done: what was done to files, counted; left_out: one line each."""
 
     manifest: Path
     rows: Counter = field(default_factory=Counter)
@@ -126,13 +126,15 @@ def adopt(
         why = f"the first reason: {result.left_out[0]}" if result.left_out else "the table is empty"
         raise ManifestError(f"{captions}: no row can be used ({why}); mend the table")
     keep_splits(rows, result.done)
-    by_medium = {medium: [row for row in rows if medium in row["modalities"]] for medium in ("image", "audio")}
-    golden = set().union(*(golden_groups(these, how.golden, medium) for medium, these in by_medium.items() if these))
+    by_media: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_media.setdefault("+".join(row["modalities"]), []).append(row)
+    golden = set().union(*(golden_groups(these, how.golden, media) for media, these in by_media.items()))
     for row in rows:
         row["source"] = how.golden_source if meta_of(row)["group"] in golden else row["source"]
-    for medium, these in by_medium.items():
-        result.rows[medium] = len(these)
-        result.rows[f"{medium} golden"] = sum(row["source"] == how.golden_source for row in these)
+    for media, these in by_media.items():
+        result.rows[media] = len(these)
+        result.rows[f"{media} golden"] = sum(row["source"] == how.golden_source for row in these)
     write_atomically(result.manifest, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return result
 
@@ -156,21 +158,25 @@ def _own(out: Path, folder: Path, captions: Path | Published, how: Adoption) -> 
 
 
 def _rows(line: Mapping[str, str], folder: Path, out: Path, how: Adoption, done: Counter) -> Iterator[dict[str, Any]]:
-    """The manifest's rows of a line: one, or one for each part of a long sound."""
-    medium, (file, paths) = _made(line, line["file"], folder, out, how, done)
-    count = len(paths)
+    """The manifest's rows of a line: one, or one for each part of a long sound, with the same picture if it has one."""
+    # the picture first, as in a manifest of the world
+    media = dict(_made(line, line[key], folder, out, how, done) for key in ("picture", "file") if key in line)
+    count = max(len(paths) for _, paths in media.values())
     name = line.get("id") or _name(line)
     known = {key: line[key] for key in ("group", "split", "start_s", "end_s") if key in line}
     for part in range(count):
         row = {
             "id": name if count == 1 else f"{name}-{part:03d}",
-            "modalities": {medium: {"path": paths[part], "meta": {"file": file, "group": file} | known}},
+            "modalities": {
+                medium: {"path": paths[part % len(paths)], "meta": {"file": file, "group": file} | known}
+                for medium, (file, paths) in media.items()
+            },
             "text": {"caption": line["caption"]},
-            "task": {"image": "i2t", "audio": "a2t"}[medium],
+            "task": {("image",): "i2t", ("audio",): "a2t"}.get(tuple(media), "ia2t"),
             "source": line.get("source", how.source),
             "license": line.get("license", how.license),
         }
-        subtype = line.get("subtype", how.subtype) if medium == "audio" else None
+        subtype = line.get("subtype", how.subtype) if "audio" in media else None
         row |= {"subtype": subtype} if subtype else {}
         check_row(row)
         yield row

@@ -31,7 +31,7 @@ class Published:
     """A dataset as its authors publish it.
 
     license: of rows that don't say; terms: what a user of it agrees to, or has to know; subtype: of sounds whose row doesn't say
-    read: None where the format can't be read; then its rows come in as a table
+    read: None where the format isn't known (of jamendo-fma a parquet whose columns nobody wrote down); then its rows come in as a table
     """
 
     name: str

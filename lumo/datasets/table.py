@@ -1,7 +1,7 @@
 """Lines about media: where each stands, and its columns. One's own table gives them, as the published datasets' readers do.
 
 A line has `file` (below the folder) and `caption`; `id`, `license`, `source`, `subtype` where known. What only readers give:
-`group` (the recording: all of its rows go into one split), `split` (`train` or `eval`, the dataset's own), `start_s` and `end_s` (of the
+`picture` (of the same moment as the sound in `file`), `group` (the recording: all of its rows go into one split), `split` (`train` or `eval`, the dataset's own), `start_s` and `end_s` (of the
 clip within its recording), and for a member of a tar `archive`, `offset` and `size`. What is None or empty counts as not said.
 """
 

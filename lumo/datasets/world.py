@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -274,11 +274,12 @@ def _swept_noise(phase: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return slow[0] * np.cos(phase) + slow[1] * np.sin(phase)
 
 
-def rows(images: int, clips: int, pairs: int, seed: int) -> Iterator[dict]:
+def rows(images: int, clips: int, pairs: int, seed: int, held_out_pairs: int = 0) -> Iterator[dict]:
     """Manifest rows, without files: `images` pictures, `clips` sounds and `pairs` samples that have both.
 
     Each kind walks through its scenes in a shuffled order again and again, so that every combination is seen about equally
-    often. Held-out combinations have rows of their own, source `world-held-out`: each one in every wording.
+    often. Held-out combinations have rows of their own, source `world-held-out`: each one in every wording, and last of all
+    `held_out_pairs` of a picture with a sound.
     """
     rng = np.random.default_rng(seed)
     picture = _endless(seen("image"), rng)
@@ -292,10 +293,17 @@ def rows(images: int, clips: int, pairs: int, seed: int) -> Iterator[dict]:
     for index in range(pairs):
         yield _row(index, {"image": next(picture), "audio": next(sound)}, rng, "world")
     for kind in ATTRIBUTES:
-        for scene in sorted(held_out(kind), key=lambda scene: scene.name):
+        for scene in _held_out((kind,)):
             for wording in range(len(WORDINGS[kind])):
                 modality = "image" if kind == "image" else "audio"
                 yield _row(wording, {modality: scene}, rng, "world-held-out", wording)
+    picture, sound = (_endless(_held_out(kinds), rng) for kinds in (("image",), ("music", "sfx")))
+    for index in range(held_out_pairs):
+        yield _row(index, {"image": next(picture), "audio": next(sound)}, rng, "world-held-out")
+
+
+def _held_out(kinds: Iterable[str]) -> list[Scene]:
+    return sorted((scene for kind in kinds for scene in held_out(kind)), key=lambda scene: scene.name)
 
 
 def _endless(items: list[Scene], rng: np.random.Generator) -> Iterator[Scene]:
@@ -338,12 +346,12 @@ def render(meta: dict) -> Image | Audio:
     return draw(scene, rng) if scene.kind == "image" else play(scene, rng)
 
 
-def write_world(folder: Path, images: int, clips: int, pairs: int, seed: int) -> Path:
+def write_world(folder: Path, images: int, clips: int, pairs: int, seed: int, held_out_pairs: int = 0) -> Path:
     """Write the world's files and `manifest.jsonl`; the manifest's path.
 
     The manifest is written last: one that is there and says the same means that the files are whole, and are kept.
     """
-    described = list(rows(images, clips, pairs, seed))
+    described = list(rows(images, clips, pairs, seed, held_out_pairs))
     text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in described)
     manifest = folder / "manifest.jsonl"
     if manifest.is_file() and manifest.read_text() == text:

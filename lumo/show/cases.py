@@ -21,14 +21,14 @@ _COLUMNS = ("task", "case", "prompt", "true", "round trip", "generated", "scores
 class Case:
     """One golden case.
 
-    prompt: what the model was given; true: what the dataset holds; round_trip: the true value through the codec, which
+    prompt: what the model was given, a tuple where that was several; true: what the dataset holds; round_trip: the true value through the codec, which
     no model can beat; generated: what the model made. None: there is none; for `generated`, nothing could be decoded.
     scores: name → number, word or bool. A bool is a check, and False fails the case.
     """
 
     task: str
     name: str
-    prompt: Value
+    prompt: Value | tuple[Value, ...]
     true: Value
     round_trip: Value
     generated: Value
@@ -108,9 +108,12 @@ def _made(case: Case) -> Value | Page:
     return Page(tag("span", "✗ nothing generated", style=f"color:{FAIL_COLOUR};font-weight:600"), "✗ nothing generated")
 
 
-def _shown(value: Value | Page, label: str, zoom: int, spectrograms: bool) -> Page:
+def _shown(value: Value | tuple[Value, ...] | Page, label: str, zoom: int, spectrograms: bool) -> Page:
     if isinstance(value, Page):
         return value
+    if isinstance(value, tuple):
+        parts = [_shown(one, label, zoom, spectrograms) for one in value]
+        return Page("".join(part.html for part in parts), "\n".join(part.text for part in parts))
     if isinstance(value, Image):
         return Page(image_tag(value, label, zoom), picture(value, "", zoom).text)
     if isinstance(value, Audio):

@@ -21,10 +21,12 @@ HEADLINES = {
     "golden.t2a.ceiling": "· its ceiling, the codec's round trip",
     "golden.i2t.attributes_right": "picture → text, attributes right",
     "golden.a2t.attributes_right": "sound → text, attributes right",
+    "golden.ia2t.attributes_right": "picture and sound → text, attributes right",
     "stage4.t2i.last_loss": "text → picture, last loss",
     "stage4.t2a.last_loss": "text → sound, last loss",
     "stage4.i2t.last_loss": "picture → text, last loss",
     "stage4.a2t.last_loss": "sound → text, last loss",
+    "stage4.ia2t.last_loss": "picture and sound → text, last loss",
     "seconds.total": "seconds in all",
 }
 

@@ -3,7 +3,8 @@
 https://github.com/fixie-ai/ultravox (ultravox/data/datasets.py, AnyInstructDataset)
 
 Each turn is a row by itself, sound and the words that it says; who answers whom is no task here. Dialogues with pictures and music (part1,
-part2) aren't read, which the list of what was left out says.
+part2) aren't read, which the list of what was left out says: their keys aren't written down anywhere, and a turn that answers with a picture is
+no caption of it.
 """
 
 from __future__ import annotations

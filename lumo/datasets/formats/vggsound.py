@@ -1,8 +1,8 @@
 """VGGSound: `vggsound.csv` without a header: YouTube id, start in seconds, label, `train` or `test`.
 Source: https://www.robots.ox.ac.uk/~vgg/data/vggsound/ and https://github.com/hche11/VGGSound
 
-A video's sound and one of its frames are looked for as `ID_000030.wav` and `ID_000030.jpg` (the start with six digits). With both, the row is a
-pair.
+A video's sound and one of its frames are looked for as `ID_000030.wav` and `ID_000030.jpg` (the start with six digits). Each is a row; with
+both there is a third one that has the two together. All are of one recording.
 """
 
 from __future__ import annotations
@@ -27,12 +27,16 @@ def read(files: Files, left_out: list[str]) -> Lines:
                 "subtype": subtype(row["label"]),
                 "start_s": row["start"],
             }
-            # two rows of one recording: no task reads both at once
+            sound = frame = ""
             with named(where, left_out):
-                yield where, known | {"file": files.sound(name), "id": f"vggsound-{name}"}
+                sound = files.sound(name)
+                yield where, known | {"file": sound, "id": f"vggsound-{name}"}
             with named(where, left_out):
-                if frame := files.frame(name):
-                    yield where, known | {"file": frame, "id": f"vggsound-{name}-frame"}
+                frame = files.frame(name)
+            if frame:
+                yield where, known | {"file": frame, "id": f"vggsound-{name}-frame"}
+            if sound and frame:
+                yield where, known | {"file": sound, "picture": frame, "id": f"vggsound-{name}-both"}
 
 
 def subtype(label: str) -> str:
