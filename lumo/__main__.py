@@ -1,4 +1,4 @@
-"""The command line: `lumo report`, `lumo run 04`, `lumo train`, `lumo bench`, `lumo plan`, `lumo adopt`, `lumo pull`, `lumo kernel install`, `lumo notebooks`.
+"""The command line: `lumo report`, `lumo run 04`, `lumo train`, `lumo bench`, `lumo plan`, `lumo adopt`, `lumo join`, `lumo pull`, `lumo kernel install`, `lumo notebooks`.
 
 The same as `python -m lumo`.
 """
@@ -109,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     adopt.add_argument("--source", help="what the data is called (mine, or the dataset's name)")
     adopt.add_argument("--subtype", choices=("speech", "sfx", "music"), help="of sounds whose row doesn't say")
     adopt.set_defaults(command=_adopt)
+
+    join = commands.add_parser("join", help="one dataset of several adopted ones, such as pictures and sounds")
+    join.add_argument("out", type=Path, help="a new folder for the files, the manifest and a profile")
+    join.add_argument("manifests", type=Path, nargs="+", help="folders that lumo adopt wrote, or manifests of your own")
+    join.add_argument("--profile", default="mini", help="whose codecs the files are for (%(default)s)")
+    join.set_defaults(command=_join)
 
     pull = commands.add_parser("pull", help="the real weights and datasets: what there is, how large, and fetch them")
     pull.add_argument("what", nargs="*", help="names of the list, or P0, P1, P2; nothing shows the list")
@@ -277,12 +283,28 @@ def _adopt(options: argparse.Namespace) -> None:
         result, written = stages.adopt(
             profile, folder, captions, out, lambda done, of: live.update({"rows": f"{done} of {of}"}), **asked
         )
+    _say_dataset(result, written)
+
+
+def _join(options: argparse.Namespace) -> None:
+    from lumo import stages
+    from lumo.params import load_profile
+
+    manifests = [path.expanduser().resolve() for path in options.manifests]
+    _say_dataset(*stages.join(load_profile(_profile(options)), manifests, options.out.expanduser().resolve()))
+
+
+def _say_dataset(result: Any, profile: Path) -> None:
+    """What was adopted or joined, the first reasons of what wasn't, and the next command."""
+    from lumo import show
+
     print(show.facts({**result.rows, **+result.done, "rows left out": len(result.left_out)}).text)
     for line in result.left_out[:10]:
         print(line, file=sys.stderr)
     if len(result.left_out) > 10:
-        print(f"and {len(result.left_out) - 10} more, in {out / 'left_out.txt'}", file=sys.stderr)
-    print(f"manifest: {result.manifest}\nnext: lumo report --profile {written}")
+        left_out = result.manifest.with_name("left_out.txt")
+        print(f"and {len(result.left_out) - 10} more, in {left_out}", file=sys.stderr)
+    print(f"manifest: {result.manifest}\nnext: lumo report --profile {profile}")
 
 
 def _pull(options: argparse.Namespace) -> None:

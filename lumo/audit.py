@@ -1,13 +1,12 @@
-"""Audits: what must be true of a token space, of shards and of a model before its figures mean anything.
+"""Audits: what must be true of a token space and of a model before its figures mean anything.
 
 Axes: n token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,10 @@ import torch
 from torch import Tensor
 
 from lumo.datasets.folder import Adoption, for_codecs
-from lumo.datasets.manifest import inside
 from lumo.fidelity import MEASURES, spread
 from lumo.generation import Grammar, Sampling, generate
 from lumo.media import Audio, Image
 from lumo.model import LumoModel
-from lumo.shards import Sample
-from lumo.space import TokenSpace
 from lumo.tasks import TASKS
 from lumo.tokenizer import UnifiedTokenizer
 
@@ -71,46 +67,6 @@ def _round_trip(tokenizer: UnifiedTokenizer, modality: str, item: Image | Audio)
         found["codes_kept"] = float(np.mean(tokenizer.encode(modality, [made])[0] == first))
         found |= {measure.__name__: measure(item, made) for measure in MEASURES[modality]}
     return found
-
-
-def audit_shards(
-    splits: Mapping[str, Sequence[Sample]], tokenizer: UnifiedTokenizer, base: Path, count: int = 16
-) -> dict[str, Any]:
-    """Overlap of splits, and `count` samples spread over all of them decoded and tokenised again from their files."""
-    ids = [{sample.id for sample in samples} for samples in splits.values()]
-    everything = [sample for samples in splits.values() for sample in samples]
-    checked = everything[:: max(1, len(everything) // count)][:count]
-    same = decoded = 0
-    for sample in checked:
-        matches = []
-        for modality in sample.modalities - {"text"}:
-            path = inside(base, sample.row["modalities"][modality]["path"])
-            again = tokenizer.encode(modality, [tokenizer.codecs[modality].read(path)])[0]
-            # a codec may round a code the other way in a batch of another size: one in a hundred is let pass
-            matches.append(np.mean(again == sample.ids[modality]) >= 0.99)
-            tokenizer.decode(modality, sample.ids[modality][None])
-        matches.append(np.array_equal(tokenizer.encode_text(sample.row["text"]["caption"]), sample.ids["text"]))
-        same += all(matches)
-        decoded += 1
-    return {
-        "samples": len(everything),
-        "in_two_splits": sum(map(len, ids)) - len(set().union(*ids)),
-        "retokenised": len(checked),
-        "retokenised_same": same,
-        "decoded": decoded,
-    }
-
-
-def codebook_usage(samples: Sequence[Sample], space: TokenSpace) -> list[tuple[str, int, int, float]]:
-    """For each block of codes: its name, how many of its codes occur, of how many, and their entropy in bits."""
-    lines = [ids for sample in samples for name, ids in sample.ids.items() if name != "text"]
-    counts = np.bincount(np.concatenate(lines), minlength=space.size) if lines else np.zeros(space.size)
-    usage = []
-    for block in space.blocks[2:]:
-        own = counts[block.start : block.end]
-        share = own[own > 0] / max(1, own.sum())
-        usage.append((block.name, int((own > 0).sum()), block.size, round(float(-(share * np.log2(share)).sum()), 2)))
-    return usage
 
 
 @torch.no_grad()

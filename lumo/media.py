@@ -9,6 +9,7 @@ one line that says which file, what was found and what was expected. Nothing is 
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,23 @@ def read_image(path: Path | str, resolution: tuple[int, int] | None = None) -> I
             f"{path}: not a readable picture ({reason}); expected PNG, JPEG or WebP; export it again"
         ) from error
     return Image(np.ascontiguousarray(pixels))
+
+
+def header_of(path: Path, medium: str) -> str:
+    """What a file's header says it is, in words; nothing is decoded. Raises MediaError."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise MediaError(f"{path}: no file there; check the path in the manifest")
+    try:
+        if medium == "image":
+            with PILImage.open(path, formats=PICTURE_FORMATS) as file:
+                return f"{file.width} x {file.height} pixels"
+        with soundfile.SoundFile(path) as file:
+            channels = f"{file.channels} channel{'s' if file.channels > 1 else ''}"
+            return f"{file.samplerate} Hz, {channels}, {file.frames / file.samplerate:.1f} s"
+    except (OSError, SyntaxError, ValueError, soundfile.LibsndfileError, PILImage.DecompressionBombError) as error:
+        raise MediaError(
+            f"{path}: not a readable {medium} ({' '.join(str(error).split())}); export it again"
+        ) from error
 
 
 def _rgb(picture: PILImage.Image) -> PILImage.Image:

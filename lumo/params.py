@@ -69,7 +69,9 @@ class Data(Section):
     """
 
     manifest: str | None = None
-    golden_source: str = "world-held-out"  # rows of this source are kept for the golden suites
+    golden_source: str = (
+        "world-held-out"  # rows of this source are kept for the golden suites, as are those that say `split: golden`
+    )
     eval_share: Share = 0.05
     samples_per_shard: Count = 1000
     workers: CountOrNone = 2

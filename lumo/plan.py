@@ -25,11 +25,12 @@ from lumo.codecs.sizes import Sizes, known_codecs
 from lumo.datasets import world
 from lumo.datasets.manifest import Row, read_manifest
 from lumo.footprint import FP32, PlanError, generation_bytes, held_bytes, training_bytes
+from lumo.lengths import Lengths, task_lengths
 from lumo.machine import device_of, free_bytes, planned_device, shares_memory, synchronise
 from lumo.media import Image, png_bytes, wav_bytes
 from lumo.params import ROOT, Profile, has_weights, weights_folder
 from lumo.shards import Plan, Sample, tar_of
-from lumo.tasks import Mixture, Pool, build_pools
+from lumo.tasks import Mixture, build_pools
 from lumo.tokenizer import UnifiedTokenizer, load_text_tokenizer, make_space
 from lumo.training import Feed, task_weights
 
@@ -74,10 +75,13 @@ def forecast(profile: Profile) -> Forecast:
     feeds = {stage: _feed(profile, samples["train"], tokenizer, stage) for stage in ("warm_start", "stage4")}
     looks = {stage: _look(feed, getattr(profile, stage).steps) for stage, feed in feeds.items()}
     pools, bare = feeds["stage4"].pools, skeleton(profile)
-    longest = max((len(s) for pool in pools.values() for s in pool.sequences), default=0)
+    limit, shorten = profile.stage4.max_seq_len, profile.stage4.shorten_inputs
+    lengths = task_lengths(samples["train"], list(pools), tokenizer.space)
+    tasks = {name: _row(found, limit, shorten) for name, found in lengths.items()}
+    longest = max((int(row["longest"]) for row in tasks.values()), default=0)
     return Forecast(
         {medium: tokenizer.tokens_of(medium) for medium in ("image", "audio")},
-        {name: _lengths(pool) for name, pool in pools.items()},
+        tasks,
         looks,
         max(
             (training_bytes(profile, tokenizer, look, bare) for look in looks.values()), key=lambda it: sum(it.values())
@@ -201,10 +205,11 @@ def _look(feed: Feed, steps: int) -> dict[str, float]:
     }
 
 
-def _lengths(pool: Pool) -> dict[str, float]:
-    lengths = [len(sequence) for sequence in pool.sequences] or [0]
-    return {"sequences": len(pool.sequences), "mean": round(statistics.fmean(lengths), 1), "longest": max(lengths),
-            "dropped": pool.dropped, "shortened": pool.shortened}  # fmt: skip
+def _row(lengths: Lengths, limit: int, shorten: bool) -> dict[str, float]:
+    kept = lengths.kept(limit, shorten)
+    mean = sum(length * count for length, count in kept.items()) / max(1, kept.total())
+    return {"sequences": kept.total(), "mean": round(mean, 1), "longest": max(kept, default=0),
+            "dropped": lengths.dropped(limit, shorten), "shortened": lengths.shortened(limit) if shorten else 0}  # fmt: skip
 
 
 # --- time and disk ----------------------------------------------------------------------------------------------------

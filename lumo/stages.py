@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from lumo import parallel
 from lumo.backbone import load_model
 from lumo.codecs import load_codecs
 from lumo.datasets import folder as own
+from lumo.datasets import join as joining
 from lumo.datasets.published import Published
-from lumo.files import printable, write_atomically
+from lumo.files import write_atomically
 from lumo.machine import device_of, use_threads
 from lumo.model import ModelError
 from lumo.params import Profile
@@ -109,7 +110,7 @@ def adopt(
     """Make a folder of pictures and sounds ready for this profile's codecs; see `datasets.folder.adopt`.
 
     how: fields of `datasets.folder.Adoption` but for the sizes, which are the codecs'; a published dataset has its own source, licence and subtype
-    Beside the manifest it writes `left_out.txt` and, unless there is one, `profile.yaml`: this profile with the manifest and the tasks that the data has.
+    Beside the manifest it writes, unless there is one, `profile.yaml`: this profile with the manifest and the tasks that the data has.
     Returns what was adopted, and the profile's path. Raises ManifestError, CodecError and ParamsError.
     """
     codecs = load_codecs(profile.codecs)
@@ -117,26 +118,44 @@ def adopt(
         how = {"source": captions.name, "license": captions.license, "subtype": captions.subtype} | how
     wanted = own.Adoption.of(codecs, **how)
     result = own.adopt(folder, captions, out, wanted, show)
-    result.left_out[:] = map(printable, result.left_out)
-    write_atomically(out / "left_out.txt", "".join(f"{line}\n" for line in result.left_out))
-    content = profile.model_dump(mode="json") | {"profile": wanted.source}
-    content["data"] |= {"manifest": str(result.manifest), "golden_source": wanted.golden_source}
-    rows = {name: result.rows["+".join(task.media)] for name, task in TASKS.items()}
-    kept = [result.rows[f"{'+'.join(task.media)} golden"] for name, task in TASKS.items() if rows[name]]
-    content["golden"]["cases"] = min(content["golden"]["cases"], *kept)
+    return result, _write_profile(profile, wanted.source, result.manifest, result.rows)
+
+
+def join(profile: Profile, manifests: Sequence[Path], out: Path) -> tuple[own.Adopted, Path]:
+    """Make one dataset of several that were adopted for this profile's codecs; see `datasets.join`.
+
+    Beside the manifest it writes `profile.yaml`, as `adopt` does.
+    Returns what was joined, and the profile's path. Raises ManifestError, CodecError, ParamsError, and MediaError for files of another size.
+    """
+    codecs = load_codecs(profile.codecs)
+    result = joining.join(manifests, out, profile.data.golden_source, lambda medium, path: codecs[medium].read(path))
+    return result, _write_profile(profile, out.name, result.manifest, result.rows)
+
+
+def _write_profile(profile: Profile, name: str, manifest: Path, rows: Mapping[str, int]) -> Path:
+    """`profile.yaml` beside a manifest: this profile with the manifest and the tasks that the data has. One that is there is kept.
+
+    rows: of the manifest, by what they have, and how many of them are golden
+    """
+    content = profile.model_dump(mode="json") | {"profile": name}
+    content["data"]["manifest"] = str(manifest)
+    kinds = {name: "+".join(task.media) for name, task in TASKS.items()}
+    # what nothing is measured on isn't trained: of rows with both a dataset may have none that is golden
+    there = {name: kind for name, kind in kinds.items() if rows[f"{kind} golden"]}
+    content["golden"]["cases"] = min(content["golden"]["cases"], *(rows[f"{kind} golden"] for kind in there.values()))
     # some rows of each kind for the curves and ablations on data that was never trained on
-    fewest = min(filter(None, rows.values()))
+    fewest = min(rows[kind] for kind in there.values())
     content["data"]["eval_share"] = max(content["data"]["eval_share"], min(0.3, 12 / fewest))
     for stage in ("warm_start", "stage4"):
         rates = content[stage]["rates"]
         if "i2t" in rates:
             rates.setdefault("ia2t", rates["i2t"])  # only the data knows of rows with both
-        content[stage]["rates"] = {name: rate for name, rate in rates.items() if rows[name]}
-    path, text = out / "profile.yaml", yaml.safe_dump(content, sort_keys=False)
+        content[stage]["rates"] = {name: rate for name, rate in rates.items() if name in there}
+    path, text = manifest.with_name("profile.yaml"), yaml.safe_dump(content, sort_keys=False)
     if not path.exists():
         write_atomically(path, text)
     elif path.read_text() != text:  # it may have been edited, or the data may have grown
         warnings.warn(
-            f"{path} differs from what this data asks for, and is kept; remove it to have it written anew", stacklevel=2
+            f"{path} differs from what this data asks for, and is kept; remove it to have it written anew", stacklevel=3
         )
-    return result, path
+    return path

@@ -7,20 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from toys import make_samples
 
 from lumo import audit, fidelity
 from lumo.audit import (
     HostileModel,
     audit_codec,
-    audit_shards,
     audit_space,
-    codebook_usage,
     hostile_decoding,
     text_logits,
 )
 from lumo.datasets import world
-from lumo.media import Image, png_bytes, wav_bytes
+from lumo.media import Image
 from lumo.space import CONTROL
 from lumo.tasks import TASKS
 from lumo.tokenizer import UnifiedTokenizer
@@ -153,7 +150,7 @@ def test_an_answer_that_breaks_the_grammar_is_no_pass(model, tokenizer, monkeypa
         hostile_decoding(model, tokenizer, 8, 2, 0)
 
 
-# --- logits of text, codes, shards ------------------------------------------------------------------------------------
+# --- logits of text -----------------------------------------------------------------------------------------------------
 
 
 def test_text_logits_are_the_bases_own(model, tokenizer):
@@ -163,58 +160,3 @@ def test_text_logits_are_the_bases_own(model, tokenizer):
             own = model.base(torch.from_numpy(tokenizer.encode_text(sentence))[None]).logits[0]
         assert logits.shape == own.shape
         torch.testing.assert_close(logits, own, rtol=0, atol=1e-5)
-
-
-def test_codebook_usage_by_hand(tokenizer):
-    samples = make_samples(tokenizer, images=1, clips=1)
-    space = tokenizer.space
-    samples[0].ids["image"][:] = np.stack(
-        [space.block("image0").start + np.arange(16) % 4, np.full(16, space.block("image1").start)], 1
-    ).ravel()
-    samples[1].ids["audio"][0::2] = space.block("audio0").start + 7
-    samples[1].ids["audio"][1::2] = space.block("audio1").start + np.arange(50) % 2
-    assert codebook_usage(samples, space) == [
-        ("image0", 4, 16, 2.0),
-        ("image1", 1, 48, 0.0),
-        ("audio0", 1, 16, 0.0),
-        ("audio1", 2, 16, 1.0),
-    ]
-    assert codebook_usage([], space) == [
-        ("image0", 0, 16, 0.0),
-        ("image1", 0, 48, 0.0),
-        ("audio0", 0, 16, 0.0),
-        ("audio1", 0, 16, 0.0),
-    ]
-
-
-def test_shards_that_agree_with_their_files_and_those_that_do_not(tokenizer, tmp_path):
-    samples = make_samples(tokenizer, images=3, clips=3)
-    for i, sample in enumerate(samples):
-        ((modality, medium),) = sample.row["modalities"].items()
-        item, path = world.render(medium["meta"]), tmp_path / medium["path"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png_bytes(item) if isinstance(item, Image) else wav_bytes(item))
-        (ids,) = tokenizer.encode(modality, [tokenizer.codecs[modality].read(path)])
-        samples[i] = replace(sample, ids=sample.ids | {modality: ids})
-    splits = {"train": samples[:4], "eval": samples[4:]}
-    sound = {"samples": 6, "in_two_splits": 0, "retokenised": 6, "retokenised_same": 6, "decoded": 6}
-    assert audit_shards(splits, tokenizer, tmp_path) == sound
-
-    start = tokenizer.space.block("image0").start
-    turned = replace(
-        samples[0],
-        ids=samples[0].ids
-        | {
-            "image": np.concatenate(
-                [start + (samples[0].ids["image"][:1] - start + 1) % 16, samples[0].ids["image"][1:]]
-            )
-        },
-    )
-    reworded = replace(samples[1], ids=samples[1].ids | {"text": tokenizer.encode_text("another caption")})
-    assert (
-        audit_shards({"train": [turned, reworded, *samples[2:4]], "eval": samples[4:]}, tokenizer, tmp_path)[
-            "retokenised_same"
-        ]
-        == 4
-    )
-    assert audit_shards({"train": samples, "eval": samples[:2]}, tokenizer, tmp_path)["in_two_splits"] == 2

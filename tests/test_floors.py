@@ -40,6 +40,7 @@ FLOORS = {
     "generation": 5,
     "tasks": 6,
     "training": 7,
+    "lengths": 7,
     "scores": 7,
     "footprint": 7,
     "golden": 8,

@@ -359,7 +359,7 @@ def test_a_folder_of_pictures_becomes_shards_of_256_ids(toy_folder, tmp_path):
     tokenizer = load_tokenizer(profile)
     (block,) = (tokenizer.space.block(name) for name in tokenizer.blocks("image"))
     assert block.end - block.start == 64
-    write_shards(result.manifest, tmp_path / "shards", tokenizer, Plan(0.3, "mine-golden", 10))
+    write_shards(result.manifest, tmp_path / "shards", tokenizer, Plan(0.3, "none", 10))
     splits = json.loads((tmp_path / "shards" / "shards.json").read_text())["splits"]
     samples = [sample for split in splits for sample in read_shards(tmp_path / "shards", split, tokenizer.space)]
     files = {row.id: row.modalities.image.path for row in read_manifest(result.manifest)[0]}

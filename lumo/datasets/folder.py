@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,16 @@ import soxr
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from lumo.datasets.manifest import ManifestError, check_row, inside
+from lumo.datasets.manifest import ManifestError, check_row
+from lumo.datasets.place import check_name, claimed
 from lumo.datasets.published import Published
-from lumo.datasets.splits import golden_groups, hash_of, keep_splits, meta_of
-from lumo.datasets.table import PICTURES, SOUNDS, on_disk, read_table, usable
-from lumo.files import write_atomically
+from lumo.datasets.splits import hash_of, set_apart
+from lumo.datasets.table import PICTURES, SOUNDS, on_disk, read_table, spelled, usable
+from lumo.files import printable, write_atomically
 from lumo.media import Audio, ClipPolicy, Image, MediaError, png_bytes, read_audio, read_image, wav_bytes
 
 SILENCE_DBFS = -80.0
+Progress = Callable[[int, int], None]  # rows done, and of how many
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,7 @@ class Adoption:
             raise ManifestError(
                 f"adopt: golden is {self.golden}, expected at least 1: what the figures are measured on"
             )
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", self.source):
-            raise ManifestError(f"adopt: source is {self.source!r}, expected letters, digits, . _ -: it names folders")
+        check_name(self.source, "adopt: source")
 
     @classmethod
     def of(cls, codecs: Any, **how: Any) -> Adoption:
@@ -71,10 +72,6 @@ class Adoption:
     def way(self) -> list[Any]:
         """What a file depends on."""
         return [list(self.resolution), list(asdict(self.clips).values()), self.fit, self.long]
-
-    @property
-    def golden_source(self) -> str:
-        return f"{self.source}-golden"
 
 
 @dataclass
@@ -92,29 +89,48 @@ def adopt(
     captions: Path | Published,
     out: Path,
     how: Adoption,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = lambda done, of: None,
 ) -> Adopted:
     """Write `out/manifest.jsonl` and the files that it names. What is there already from the same file and the same way is kept.
 
     captions: a CSV with a header or a JSONL, see `table`; or the published dataset whose files lie in `folder`
     A dataset's own validation and test rows are never learned from: they are the eval split, and a part of them golden.
-    Raises ManifestError for a table that can't be read, for an `out` that can't be written, and when too little can be used.
+    What is left out stands in `out/left_out.txt` too, also when it is too much.
+    Raises ManifestError for a table that can't be read, for an `out` that can't be written or is written by another, and when too
+    little can be used.
     """
     result = Adopted(out / "manifest.jsonl")
     left_out = result.left_out
     lines = read_table(captions, left_out) if isinstance(captions, Path) else captions.lines(folder, left_out)
     table = list(usable(lines, left_out))
-    _own(out, folder, captions, how)
-    rows: list[dict[str, Any]] = []
-    seen: set[str] = set()
+    if not folder.is_dir():
+        raise ManifestError(f"{folder}: no folder there; name the one that holds the files")
+    if folder.is_relative_to(out) or (isinstance(captions, Path) and captions.is_relative_to(out)):
+        raise ManifestError(f"{out}: holds the files or the table themselves; choose another folder to write to")
+    with claimed(out, "adopt", {"from": folder.name} | asdict(how)):
+        try:
+            rows = _all_rows(table, folder, how, result, progress)
+            result.rows = _set_apart(rows, captions, how, result)
+        finally:
+            left_out[:] = map(printable, left_out)
+            write_atomically(out / "left_out.txt", "".join(f"{line}\n" for line in left_out))
+        write_atomically(result.manifest, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return result
+
+
+def _all_rows(
+    table: Sequence[tuple[str, dict[str, str]]], folder: Path, how: Adoption, result: Adopted, progress: Progress
+) -> list[dict[str, Any]]:
+    """The manifest's rows; what can't be used adds a line to `left_out`."""
+    rows: dict[str, dict[str, Any]] = {}
+    out = result.manifest.parent
     for number, (where, line) in enumerate(table):
         progress(number, len(table))
         try:
             for row in _rows(line, folder, out, how, result.done):
-                if row["id"] in seen:
+                if row["id"] in rows:
                     raise ManifestError(f"id '{row['id']}' stands there twice, the first is kept")
-                seen.add(row["id"])
-                rows.append(row)
+                rows[row["id"]] = row
         except (ManifestError, MediaError) as error:
             result.left_out.append(f"{where}: {error}")
         except OSError as error:
@@ -122,36 +138,20 @@ def adopt(
                 raise  # said in one line, as everywhere
             raise ManifestError(f"{out}: can't be written ({error}); choose another folder") from error
     progress(len(table), len(table))
+    return list(rows.values())
+
+
+def _set_apart(rows: list[dict[str, Any]], captions: Path | Published, how: Adoption, result: Adopted) -> Counter:
+    """As `splits.set_apart`; a refusal says what was left out before."""
+    left_out = result.left_out
     if not rows:
-        why = f"the first reason: {result.left_out[0]}" if result.left_out else "the table is empty"
+        why = f"the first reason: {left_out[0]}" if left_out else "the table is empty"
         raise ManifestError(f"{captions}: no row can be used ({why}); mend the table")
-    keep_splits(rows, result.done)
-    by_media: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_media.setdefault("+".join(row["modalities"]), []).append(row)
-    golden = set().union(*(golden_groups(these, how.golden, media) for media, these in by_media.items()))
-    for row in rows:
-        row["source"] = how.golden_source if meta_of(row)["group"] in golden else row["source"]
-    for media, these in by_media.items():
-        result.rows[media] = len(these)
-        result.rows[f"{media} golden"] = sum(row["source"] == how.golden_source for row in these)
-    write_atomically(result.manifest, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return result
-
-
-def _own(out: Path, folder: Path, captions: Path | Published, how: Adoption) -> None:
-    """Make `out`, or see that it is one of ours: nothing of a user's is ever written over."""
-    if not folder.is_dir():
-        raise ManifestError(f"{folder}: no folder there; name the one that holds the files")
-    if folder.is_relative_to(out) or (isinstance(captions, Path) and captions.is_relative_to(out)):
-        raise ManifestError(f"{out}: holds the files or the table themselves; choose another folder to write to")
-    mark = out / "adopted.json"
     try:
-        if out.exists() and any(out.iterdir()) and not mark.is_file():
-            raise ManifestError(f"{out}: isn't empty and wasn't made by lumo adopt; choose another folder")
-        write_atomically(mark, json.dumps({"from": folder.name} | asdict(how), indent=2) + "\n")
-    except OSError as error:
-        raise ManifestError(f"{out}: can't be written ({error}); choose another folder") from error
+        return set_apart(rows, how.golden, result.done)
+    except ManifestError as error:
+        why = f"; {len(left_out)} rows were left out, the first: {left_out[0]}" if left_out else ""
+        raise ManifestError(f"{error}{why}") from error
 
 
 # --- a row ------------------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def _made(
     line: Mapping[str, str], name: str, folder: Path, out: Path, how: Adoption, done: Counter
 ) -> tuple[str, tuple[str, list[str]]]:
     """(medium, (the file's one name, paths below `out` of what it became))."""
-    file = inside(folder, name).relative_to(folder.resolve()).as_posix()  # one name, however it was written
+    file = spelled(folder, name)
     suffix = Path(file).suffix.lower()
     if suffix not in PICTURES + SOUNDS:
         raise MediaError(f"{name}: neither a picture nor a sound by its name; expected {' '.join(PICTURES + SOUNDS)}")
@@ -207,15 +207,14 @@ def _kept(out: Path, stem: str, source: Path, medium: str, how: Adoption, done: 
     try:
         if not source.is_file():  # a pipe would be waited for
             raise MediaError(f"{source}: no file there; check the path in the table")
-        with source.open("rb") as data:
-            made_from = [hashlib.file_digest(data, "sha256").hexdigest(), *how.way]
+        made_from = [_sha256(source), *how.way]
     except OSError as error:
         raise MediaError(f"{source}: can't be read ({error.strerror or error}); check the path in the table") from error
     before: list[str] = []
     try:
         known = json.loads(note.read_text())
         before = [path for path in known["paths"] if re.fullmatch(rf"{stem}(-\d+)?\.(png|wav)", path)]
-        if known["from"] == made_from and before and known["bytes"] == [(out / path).stat().st_size for path in before]:
+        if known["from"] == made_from and before and known["sha256"] == [_sha256(out / path) for path in before]:
             done.update(known["done"])
             return before
     except (OSError, ValueError, KeyError, TypeError):
@@ -236,10 +235,16 @@ def _kept(out: Path, stem: str, source: Path, medium: str, how: Adoption, done: 
     for path, data in made:
         write_atomically(out / path, data)
     paths = [path for path, _ in made]
-    card = {"from": made_from, "paths": paths, "bytes": [len(data) for _, data in made], "done": here}
+    hashes = [hashlib.sha256(data).hexdigest() for _, data in made]
+    card = {"from": made_from, "paths": paths, "sha256": hashes, "done": here}
     write_atomically(note, json.dumps(card) + "\n")  # last: all is there
     done.update(here)
     return paths
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- media ------------------------------------------------------------------------------------------------------------

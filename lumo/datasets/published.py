@@ -183,10 +183,5 @@ def captions_of(name: str) -> Path | Published:
 def ledger(rows: Iterable[Row]) -> list[tuple[str, str, str, int, str]]:
     """(source, licence, subtype, rows, terms) of what is in a manifest."""
     counts = Counter((row.source, row.license, row.subtype or "picture") for row in rows)
-    return [(*key, count, _terms(key[0])) for key, count in sorted(counts.items())]
-
-
-def _terms(source: str) -> str:
-    """Of a source, or of the part of it that is kept for the golden suites."""
-    dataset = PUBLISHED.get(source.removesuffix("-golden"))
-    return dataset.terms if dataset else ""
+    terms = {name: dataset.terms for name, dataset in PUBLISHED.items()}
+    return [(*key, count, terms.get(key[0], "")) for key, count in sorted(counts.items())]

@@ -15,6 +15,27 @@ def meta_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return next(iter(row["modalities"].values()))["meta"]
 
 
+def set_apart(rows: Sequence[dict[str, Any]], golden: int, done: Counter) -> Counter:
+    """Mark what is for eval, and `golden` rows of each kind (pictures, sounds, both) for the golden suites. Returns how many rows a kind
+    has, and how many golden ones.
+
+    Raises ManifestError when too little is left to learn from.
+    """
+    keep_splits(rows, done)
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_kind.setdefault("+".join(row["modalities"]), []).append(row)
+    kept = set().union(*(golden_groups(these, golden, kind) for kind, these in by_kind.items()))
+    counts: Counter[str] = Counter()
+    for kind, these in by_kind.items():
+        own = [row for row in these if meta_of(row)["group"] in kept]
+        counts.update({kind: len(these), f"{kind} golden": len(own)})
+        for row in own:
+            for medium in row["modalities"].values():
+                medium["meta"]["split"] = "golden"
+    return counts
+
+
 def keep_splits(rows: Sequence[dict[str, Any]], done: Counter) -> None:
     """Let a dataset's own splits stand: a recording of which one row is for eval is for eval with all of its rows.
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import tempfile
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +46,13 @@ def usable(lines: Lines, left_out: list[str]) -> Lines:
             left_out.append(f"{where}: holds control characters or halves of characters; mend the row")
             continue
         yield where, columns
+
+
+def spelled(folder: Path, name: str) -> str:
+    """A file's one name below the folder, however a table writes it: a Mac gives é as two characters, others as one. Raises ManifestError."""
+    paths = [inside(folder, name), *(inside(folder, unicodedata.normalize(form, name)) for form in ("NFC", "NFD"))]
+    there = next((path for path in paths if os.path.exists(path)), paths[0])
+    return there.relative_to(folder.resolve()).as_posix()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ They are written deterministically, whole or not at all, and resumed shard by sh
 `train-000003.json`, written last, with the tar's SHA-256 and a fingerprint of what it was made from. `shards.json` closes the set.
 """
 
-from lumo.shards.format import Sample, ShardError, read_index, read_shards, tar_of
+from lumo.shards.format import Sample, ShardError, read_index, read_shards, stream_shards, tar_of
 from lumo.shards.jobs import SPLITS, Plan, unit_hash
 from lumo.shards.write import engine_of, write_shards
 
@@ -16,6 +16,7 @@ __all__ = [
     "engine_of",
     "read_index",
     "read_shards",
+    "stream_shards",
     "tar_of",
     "unit_hash",
     "write_shards",

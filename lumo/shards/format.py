@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,22 +75,32 @@ def read_index(folder: Path, space: TokenSpace) -> dict[str, Any]:
 
 
 def read_shards(folder: Path, split: str, space: TokenSpace) -> list[Sample]:
-    """All samples of a split. Raises ShardError for a damaged tar, SpaceError for another token space."""
-    samples = []
+    """All samples of a split. Raises what `stream_shards` raises."""
+    return list(stream_shards(folder, split, space))
+
+
+def stream_shards(folder: Path, split: str, space: TokenSpace) -> Iterator[Sample]:
+    """The same one by one. Raises ShardError for a damaged tar, SpaceError for another token space."""
     for shard in read_index(folder, space)["splits"][split]:
         path = folder / shard["name"]
         if not path.is_file() or sha256_of(path) != shard["sha256"]:
             raise ShardError(f"{path}: missing or damaged, its SHA-256 is not the one in shards.json; run 02_shards")
         # every process of a run reads every shard: which part of a batch is whose is decided later
         dataset = webdataset.WebDataset([str(path)], shardshuffle=False, empty_check=False, nodesplitter=iter)
-        try:
-            samples += [_unpack(members, space) for members in dataset]
-        except SpaceError as error:
-            raise SpaceError(f"{path}: {error}") from error
-        except (ValueError, KeyError, tarfile.TarError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ShardError(f"{path}: holds what lumo doesn't write ({reason}); run 02_shards") from error
-    return samples
+        members = iter(dataset)
+        while sample := _next(members, path, space):
+            yield sample
+
+
+def _next(members: Iterator[dict[str, Any]], path: Path, space: TokenSpace) -> Sample | None:
+    try:
+        found = next(members, None)
+        return None if found is None else _unpack(found, space)
+    except SpaceError as error:
+        raise SpaceError(f"{path}: {error}") from error
+    except (ValueError, KeyError, tarfile.TarError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ShardError(f"{path}: holds what lumo doesn't write ({reason}); run 02_shards") from error
 
 
 def _unpack(members: dict[str, Any], space: TokenSpace) -> Sample:

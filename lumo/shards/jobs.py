@@ -36,7 +36,7 @@ Encode = Callable[[str, Sequence[Image | Audio]], Int[np.ndarray, "b n"]]
 @dataclass(frozen=True)
 class Plan:
     """Which row goes where: the split is a hash of the id, but for rows of `golden_source`, which are kept for the golden suites,
-    and for rows whose media say it themselves: `meta.split`, `train` or `eval`, is a published dataset's own.
+    and for rows whose media say it themselves: `meta.split` is `train` or `eval` where a published dataset says so, and `golden`.
 
     Rows whose media say the same `meta.group` (several captions, or parts, of one file) go the same way.
     """
@@ -49,7 +49,7 @@ class Plan:
         if row.source == self.golden_source:
             return "golden"
         said = [medium.meta.get("split") for _, medium in row.modalities.items()]
-        for split in ("eval", "train"):
+        for split in ("golden", "eval", "train"):
             if split in said:
                 return split
         groups = [str(medium.meta["group"]) for _, medium in row.modalities.items() if "group" in medium.meta]

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -37,7 +38,7 @@ class Files:
         self.by_stem: dict[str, list[str]] = {}
         for file in self.all:
             if PurePosixPath(file).suffix.lower() in SOUNDS + PICTURES:
-                self.by_stem.setdefault(PurePosixPath(file).stem, []).append(file)
+                self.by_stem.setdefault(_nfc(PurePosixPath(file).stem), []).append(file)
 
     def named(self, *patterns: str) -> list[Path]:
         """Metadata files by patterns of their name. Raises ManifestError when there is none."""
@@ -67,12 +68,12 @@ class Files:
 
     def _one(self, suffixes: Sequence[str], names: Sequence[str], under: str) -> str:
         """names: without their suffix, with folders where the name alone says too little; under: what a folder's name holds"""
-        for name in names:
+        for name in map(_nfc, names):
             found = [
                 file
                 for file in self.by_stem.get(PurePosixPath(name).name, ())
                 if PurePosixPath(file).suffix.lower() in suffixes
-                and f"/{PurePosixPath(file).with_suffix('')}".endswith(f"/{name}")
+                and _nfc(f"/{PurePosixPath(file).with_suffix('')}").endswith(f"/{name}")
                 and any(under in parent for parent in PurePosixPath(file).parts[:-1] or ("",))
             ]
             if len(found) > 1:
@@ -84,6 +85,11 @@ class Files:
     def _missing(self, medium: str, names: Sequence[str], under: str) -> str:
         place = f"a folder named …{under}…" if under else "the folder"
         raise ManifestError(f"{names[0]}: no {medium} of that name in {place}; was it downloaded?")
+
+
+def _nfc(name: str) -> str:
+    """A name as it is compared: a Mac's archives hold é as two characters, metadata as one."""
+    return unicodedata.normalize("NFC", name)
 
 
 @contextmanager
