@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 from transformers.utils import logging
 
+from lumo import full
 from lumo.machine import device_of, planned_device
 from lumo.model import LumoModel, ModelError, check_reach, with_lora
 from lumo.params import Profile, weights_folder
@@ -49,20 +50,30 @@ ROUNDING_OF_HALF = 0.1
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A model with LoRA that has shapes and no values, on the device "meta".
+    """A model that has shapes and no values, on the device "meta"; with LoRA, or with layers that train.
 
     base_bytes: the base's weights; adapters: LoRA's numbers; width: of an embedding row; tables: of rows, two where the head is untied
+    tuned: numbers of the base's own that train
     """
 
-    model: PeftModel
+    model: nn.Module
     base_bytes: int
     adapters: int
     width: int
     tables: int
+    tuned: int = 0
+
+    @property
+    def trunk(self) -> nn.Module:
+        return (self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model).base_model
+
+    @property
+    def frozen_bytes(self) -> int:
+        return self.base_bytes - self.tuned * self.model.dtype.itemsize
 
 
 def skeleton(profile: Profile) -> Skeleton:
-    """What `load_model` and `add_lora` would make, without reading the weights. Raises ParamsError, CodecError or ModelError."""
+    """What `load_model` and `training.prepare` would make, without reading the weights. Raises ParamsError, CodecError or ModelError."""
     config = _checked_config(profile)
     dtype = torch.float32 if planned_device(profile.device) == "cpu" else config.dtype or torch.bfloat16
     try:
@@ -76,9 +87,13 @@ def skeleton(profile: Profile) -> Skeleton:
         ) from error
     table, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
     base_bytes = sum(p.numel() for p in base.parameters()) * dtype.itemsize
+    width, tables = table.shape[1], 1 if head is table else 2
+    if profile.stage4.tune == "full":
+        full.unfreeze(base)
+        return Skeleton(base, base_bytes, 0, width, tables, sum(p.numel() for p in full.tuned_parameters(base)))
     model = with_lora(base, profile.stage4.lora_rank)
     adapters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Skeleton(model, base_bytes, adapters, table.shape[1], 1 if head is table else 2)
+    return Skeleton(model, base_bytes, adapters, width, tables)
 
 
 def load_model(profile: Profile, space: TokenSpace) -> LumoModel:

@@ -37,14 +37,35 @@ def training_bytes(
     """Bytes at the peak of a stage's step. Of the warm start it counts LoRA too, which that hasn't."""
     device = planned_device(profile.device)
     rows = tokenizer.space.new_rows * bare.width * bare.tables
-    activations = activation_bytes(bare.model, int(look["rows"]), int(look["row"]))
-    return _standing(profile, bare) | {
-        "new rows and their gradient": 2 * rows * FP32,
-        "LoRA and its gradient": 2 * bare.adapters * FP32,
-        "optimiser": 2 * (rows + bare.adapters) * FP32,  # AdamW's two moments
-        "activations": activations,
-        "gradients in flight, allocator": round(SLACK[device] * activations),
-        "logits": 2 * min(CHUNK_BYTES, int(look["supervised"]) * tokenizer.space.size * FP32),
+    activations = activation_bytes(bare, int(look["rows"]), int(look["row"]))
+    own = bare.tuned // profile.processes  # of layers that train each process keeps its part
+    return (
+        _standing(profile, bare)
+        | _tuned_bytes(profile, bare, own)
+        | {
+            "new rows and their gradient": 2 * rows * FP32,
+            "LoRA and its gradient": 2 * bare.adapters * FP32,
+            "optimiser": 2 * (rows + bare.adapters + own) * FP32,  # AdamW's two moments
+            "activations": activations,
+            "gradients in flight, allocator": round(SLACK[device] * activations),
+            "logits": 2 * min(CHUNK_BYTES, int(look["supervised"]) * tokenizer.space.size * FP32),
+        }
+    )
+
+
+def _tuned_bytes(profile: Profile, bare: Skeleton, own: int) -> dict[str, int]:
+    """Of full tuning: the base without its layers, and those. own: numbers of them that this process keeps"""
+    if not bare.tuned:
+        return {}
+    compute, layers = bare.model.dtype.itemsize, bare.model.config.get_text_config().num_hidden_layers
+    if profile.processes > 1:  # one computes, the next comes in, the last one's gradient goes out
+        passing = bare.tuned // layers * (2 * compute + FP32)
+    else:  # what autocast makes of all of them
+        passing = bare.tuned * compute if compute < FP32 else 0
+    return {
+        "base": bare.frozen_bytes,
+        "layers in fp32 and their gradient": 2 * own * FP32,
+        "layers gathered, or in half precision": passing,
     }
 
 
@@ -73,12 +94,13 @@ def held_bytes(device: str) -> int:
     return (status_bytes("VmRSS") or 0) if shares_memory(device) else 0
 
 
-def activation_bytes(model: torch.nn.Module, rows: int, length: int) -> int:
+def activation_bytes(bare: Skeleton, rows: int, length: int) -> int:
     """Bytes that a forward pass keeps for the backward one, counted on tensors that have a shape and no values.
 
     Raises PlanError for layers whose shapes depend on values.
     """
     kept: dict[int, Any] = {}
+    model, trunk = bare.model, bare.trunk
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -89,7 +111,6 @@ def activation_bytes(model: torch.nn.Module, rows: int, length: int) -> int:
             kept[storage._cdata] = storage  # held, or its address would be given away again
         return tensor
 
-    trunk = model.get_base_model().base_model
     embedded = torch.empty(
         rows, length, model.config.get_text_config().hidden_size, device="meta", dtype=next(model.parameters()).dtype
     )

@@ -67,9 +67,18 @@ def shares_memory(device: str) -> bool:
 
 def available_bytes() -> int | None:
     """What the system can give without swapping, its page cache included; None where it doesn't tell."""
+    return _meminfo("MemAvailable")
+
+
+def whole_bytes() -> int | None:
+    """All of the system's memory; None where it doesn't tell."""
+    return _meminfo("MemTotal")
+
+
+def _meminfo(key: str) -> int | None:
     if not MEMINFO.is_file():
         return None
-    (line,) = [line for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:")]
+    (line,) = [line for line in MEMINFO.read_text().splitlines() if line.startswith(key + ":")]
     return int(line.split()[1]) * 1024
 
 

@@ -15,7 +15,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from lumo import full
 from lumo.batches import IGNORE, Batch
 from lumo.cache import RoomyCache
 from lumo.decoder import Step, short_step
@@ -100,14 +101,22 @@ class LumoModel(nn.Module):
         """
         if cache is not None and cache.short_step and ids.shape[1] == 1:
             return cache.short_step(self.embed(ids), position_ids, mask)
-        output = self._trunk(
-            inputs_embeds=self.embed(ids),
-            attention_mask=mask,
-            position_ids=position_ids,
-            past_key_values=None if cache is None else cache.past,
-            use_cache=cache is not None,
-        )
-        return output.last_hidden_state
+        embedded = self.embed(ids)
+        with self._in_type_of(embedded):
+            output = self._trunk(
+                inputs_embeds=embedded,
+                attention_mask=mask,
+                position_ids=position_ids,
+                past_key_values=None if cache is None else cache.past,
+                use_cache=cache is not None,
+            )
+        return output.last_hidden_state.to(embedded.dtype)
+
+    def _in_type_of(self, embedded: Float[Tensor, "b s d"]) -> AbstractContextManager:
+        """Layers that train in fp32 beside rows in half precision compute as the rows are."""
+        is_half = embedded.dtype.itemsize == 2
+        mixed = is_half and any(p.dtype == torch.float32 for p in self.backbone_parameters()[:1])
+        return torch.autocast(embedded.device.type, embedded.dtype) if mixed else nullcontext()
 
     @contextmanager
     def decoding(self, room: int) -> Iterator[Decoding]:
@@ -188,22 +197,35 @@ class LumoModel(nn.Module):
         torch.manual_seed(seed)  # peft draws its A matrices from the global generator
         self.base = with_lora(self.base, rank)
 
+    def train_backbone(self) -> None:
+        """Let the backbone's layers train, in place of LoRA; see `lumo.full`. Raises ModelError when the model has LoRA."""
+        if isinstance(self.base, PeftModel):
+            raise ModelError("model has LoRA, expected none; load a checkpoint without an adapter, or train this one")
+        full.unfreeze(self.base)
+
     def row_parameters(self) -> list[nn.Parameter]:
         return [p for p in (self.new_rows, self.new_head_rows) if p is not None]
 
     def lora_parameters(self) -> list[nn.Parameter]:
-        return [p for p in self.base.parameters() if p.requires_grad]
+        return [p for name, p in self.base.named_parameters() if "lora_" in name and p.requires_grad]
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """The backbone's own that train: none but in full tuning."""
+        return full.tuned_parameters(self.base)
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        return [*self.row_parameters(), *self.lora_parameters(), *self.backbone_parameters()]
 
     def step_flops_per_token(self) -> float:
-        """Operations of a training step, for each token: twice the frozen weights forward and twice back, six times LoRA's. Attention and
+        """Operations of a training step, for each token: twice the frozen weights forward and twice back, six times what trains. Attention and
         the head are left out, so it is a lower bound; but of a mixture of experts all are counted, though a token meets few."""
         table = self.base.get_input_embeddings().weight.numel()
-        adapters = sum(p.numel() for p in self.lora_parameters())
-        body = sum(p.numel() for p in self.base.parameters()) - adapters - table * (1 if self.tied else 2)
-        return 4.0 * body + 6.0 * adapters
+        trained = sum(p.numel() for p in [*self.lora_parameters(), *self.backbone_parameters()])
+        frozen = sum(p.numel() for p in self.base.parameters()) - trained - table * (1 if self.tied else 2)
+        return 4.0 * frozen + 6.0 * trained
 
     def base_sha256(self) -> str:
-        """Hash of every weight of the frozen base, LoRA aside: equal before and after, or something trained that mustn't."""
+        """Hash of every weight of the base, LoRA aside: equal before and after, unless the backbone was trained, or something that mustn't."""
         digest = hashlib.sha256()
         for name, value in sorted(self.base.state_dict().items()):
             if "lora_" not in name:
@@ -215,15 +237,20 @@ class LumoModel(nn.Module):
     # --- to disk and back ---------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Write `trainable_rows.safetensors`, `trainable_rows.json`, `token_space.json` and, if there is LoRA, `adapter/`.
+        """Write `trainable_rows.safetensors`, `trainable_rows.json`, `token_space.json` and, if there is LoRA, `adapter/`, or of a backbone
+        that trains `backbone/`.
 
         The folder appears whole or not at all. Raises ModelError when it can't be written.
         """
         with whole_folder(folder) as partial:
-            self.save_into(partial)
+            self.save_into(partial, self.gathered())
 
-    def save_into(self, folder: Path) -> None:
-        """The same, into a folder that is there; for a caller that writes more beside it."""
+    def gathered(self) -> dict[str, Tensor]:
+        """The backbone's weights where it trains, on the first process; all of them take part."""
+        return full.gathered(self.base) if self.backbone_parameters() else {}
+
+    def save_into(self, folder: Path, backbone: dict[str, Tensor]) -> None:
+        """The same, into a folder that is there; for a caller that writes more beside it. backbone: what `gathered` gave"""
         rows = {"new_rows": self.new_rows.detach().cpu()}
         if self.new_head_rows is not None:
             rows["new_head_rows"] = self.new_head_rows.detach().cpu()
@@ -239,9 +266,11 @@ class LumoModel(nn.Module):
         if isinstance(self.base, PeftModel):
             # the base's config can't say that it grew, so peft must not look for resized embeddings
             self.base.save_pretrained(folder / "adapter", save_embedding_layers=False)
+        if backbone:
+            full.save(self.base, backbone, folder / full.FOLDER)
 
     def load(self, folder: Path) -> None:
-        """Read rows and, where there is one, the adapter. Raises SpaceError for another token space, ModelError for damage."""
+        """Read rows and, where there is one, the adapter or the backbone. Raises SpaceError for another token space, ModelError for damage."""
         if not folder.is_dir():
             raise ModelError(f"{folder}: no checkpoint there; run the notebook that makes it")
         self.space.check_same(TokenSpace.load(folder), str(folder))
@@ -260,6 +289,8 @@ class LumoModel(nn.Module):
                 else:
                     self.base = PeftModel.from_pretrained(self.base, str(adapter), is_trainable=True)
                     fold(self.base)
+            if (folder / full.FOLDER).is_dir():
+                full.load(self._causal, folder / full.FOLDER)
         except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"{folder}: checkpoint can't be read ({reason}); make it again") from error
@@ -274,6 +305,7 @@ class LumoModel(nn.Module):
         merged = copy.deepcopy(self.base)
         if isinstance(merged, PeftModel):
             merged = merged.merge_and_unload()
+        merged.to(merged.get_input_embeddings().weight.dtype)  # layers that were trained are in fp32
         text_size = self.space.text_size
         merged.resize_token_embeddings(self.space.size, mean_resizing=False)
         with torch.no_grad():

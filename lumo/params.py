@@ -149,13 +149,23 @@ class Training(Section):
 
 
 class Stage4(Training):
-    """corruption: the share of an answer's codes that the model reads drawn anew, see `training.corrupted`"""
+    """tune: beside the rows, LoRA or the full backbone, see `lumo.full`; the latter has a learning rate of its own, and LoRA's keys rest
+    corruption: the share of an answer's codes that the model reads drawn anew, see `training.corrupted`
+    """
 
+    tune: Literal["lora", "full"] = "lora"
     lora_rank: Count
     lora_learning_rate: Positive
+    backbone_learning_rate: Positive | None = None
     ramp_steps: CountOrNone  # until then reading only; over as many steps again writing is mixed in
     corruption: Share = 0.0
     shorten_inputs: bool = False  # shorten input text that doesn't fit, instead of dropping the sample
+
+    @model_validator(mode="after")
+    def _has_its_rate(self) -> Stage4:
+        if self.tune == "full" and self.backbone_learning_rate is None:
+            raise ValueError("tune full wants backbone_learning_rate, such as 1.0e-5")
+        return self
 
 
 class Golden(Section):

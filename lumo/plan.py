@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lumo import full
 from lumo.backbone import Skeleton, load_model, skeleton
 from lumo.codecs.sizes import Sizes, known_codecs
 from lumo.datasets import world
@@ -32,7 +33,7 @@ from lumo.params import ROOT, Profile, has_weights, weights_folder
 from lumo.shards import Plan, Sample, tar_of
 from lumo.tasks import Mixture, build_pools
 from lumo.tokenizer import UnifiedTokenizer, load_text_tokenizer, make_space
-from lumo.training import Feed, task_weights
+from lumo.training import Feed, prepare, task_weights
 
 BF16 = 2
 STEPS_LOOKED_AT = 40  # fewer where a step has many tokens
@@ -225,9 +226,10 @@ def measured_tokens_per_s(plan: Forecast, profile: Profile, steps: int = 8) -> f
     device = device_of(profile.device)
     feed = plan.feed
     model = load_model(profile, feed.space)
-    model.add_lora(profile.stage4.lora_rank, profile.seed)
-    trained = [*model.row_parameters(), *model.lora_parameters()]
-    optimiser = torch.optim.AdamW(trained, lr=0.0, fused=True)
+    prepare(model, profile.stage4, profile.seed)
+    if model.backbone_parameters():
+        full.share_out(model.base)
+    optimiser = torch.optim.AdamW(model.trained_parameters(), lr=0.0, fused=True)
     model.train()
     tokens, began = 0, 0.0
     first = min(profile.stage4.steps, 3 * profile.stage4.ramp_steps)  # where all tasks are drawn
@@ -251,9 +253,11 @@ def _disk(
     every = [sample for part in samples.values() for sample in part]
     some = every[:: max(1, len(every) // 200)]
     shards = len(tar_of(some)) * len(every) // len(some) if some else 0
-    trained = FP32 * (tokenizer.space.new_rows * bare.width * bare.tables + bare.adapters)
-    sizes = {"shards": shards, "warm start and stage 4, when finished": 2 * trained - FP32 * bare.adapters,
-             "two checkpoints with the optimiser, while training": 2 * 3 * trained}  # fmt: skip
+    rows = FP32 * tokenizer.space.new_rows * bare.width * bare.tables
+    moments = 2 * (rows + FP32 * (bare.adapters + bare.tuned))
+    tuned = FP32 * bare.tuned + bare.frozen_bytes if bare.tuned else FP32 * bare.adapters
+    sizes = {"shards": shards, "warm start and stage 4, when finished": 2 * rows + tuned,
+             "two checkpoints with the optimiser, while training": 2 * (rows + tuned + moments)}  # fmt: skip
     if not has_weights(profile.backbone.path):
         sizes["backbone, to be fetched"] = sum(p.numel() for p in bare.model.parameters()) * BF16
     if not profile.data.manifest:

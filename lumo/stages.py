@@ -28,11 +28,11 @@ from lumo.params import Profile
 from lumo.shards import read_shards
 from lumo.tasks import TASKS, Mixture, build_pools
 from lumo.tokenizer import load_tokenizer
-from lumo.training import Feed, Progress, train
+from lumo.training import Feed, Progress, prepare, train
 
 
 def stage4(profile: Profile, artifacts: Path, show: Callable[[Progress], None]) -> dict[str, Any]:
-    """Train rows and LoRA as notebook 04 does, from a run's shards and warm start; a run that was cut goes on.
+    """Train rows and LoRA, or the backbone, as notebook 04 does, from a run's shards and warm start; a run that was cut goes on.
 
     artifacts: the folder in which notebooks 02 and 03 left `shards/` and `warm_start/`; `stage4/` appears beside them, and
         notebook 04 then shows it instead of training again
@@ -46,7 +46,7 @@ def stage4(profile: Profile, artifacts: Path, show: Callable[[Progress], None]) 
     space = tokenizer.space
     model = load_model(profile, space)
     model.load(artifacts / "warm_start" / "final")
-    model.add_lora(params.lora_rank, profile.seed)
+    prepare(model, params, profile.seed)
     pools = build_pools(
         read_shards(artifacts / "shards", "train", space),
         list(params.rates),

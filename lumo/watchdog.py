@@ -7,7 +7,21 @@ run ends with a checkpoint.
 
 from __future__ import annotations
 
-from lumo.machine import MachineError, available_bytes
+from lumo.machine import MachineError, available_bytes, whole_bytes
+
+
+def check(floor_mib: int) -> None:
+    """Raises MachineError where a run would end after its first step, and again each time it is called."""
+    whole = whole_bytes()
+    if whole is not None and whole < floor_mib * 2**20:
+        raise MachineError(
+            f"training: memory_floor_mib is {floor_mib:,}, this machine has {whole / 2**20:,.0f} MiB in all; nothing was trained: lower it"
+        )
+    if is_low(floor_mib):
+        raise MachineError(
+            f"training: {_free()} of memory is available before the first step, memory_floor_mib is {floor_mib:,}; nothing was trained: end "
+            "other programs and run the same again, or lower it"
+        )
 
 
 def is_low(floor_mib: int) -> bool:
@@ -18,9 +32,12 @@ def is_low(floor_mib: int) -> bool:
 
 def ended(floor_mib: int, step: int, checkpoint: str) -> MachineError:
     """What is said when a run ends for want of memory. `step`: how many are done; `checkpoint`: its name."""
-    available = available_bytes()
-    free = "little" if available is None else f"{available / 2**20:,.0f} MiB"
     return MachineError(
-        f"training: {free} of memory is available, memory_floor_mib is {floor_mib:,}; ended after step {step} before the machine swaps, "
+        f"training: {_free()} of memory is available, memory_floor_mib is {floor_mib:,}; ended after step {step} before the machine swaps, "
         f"with {checkpoint}: end other programs and run the same again, it goes on there; or begin anew with a smaller tokens_per_batch"
     )
+
+
+def _free() -> str:
+    available = available_bytes()
+    return "little" if available is None else f"{available / 2**20:,.0f} MiB"

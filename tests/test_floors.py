@@ -33,6 +33,7 @@ FLOORS = {
     "tokenizer": 3,
     "batches": 3,
     "loss": 3,
+    "full": 3,
     "decoder": 3,
     "shards": 4,
     "model": 4,

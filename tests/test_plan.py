@@ -268,7 +268,7 @@ def test_only_seed2_has_sizes_without_a_config(tmp_path):
 
 @pytest.mark.parametrize("length", [192, 512, 100])
 def test_a_row_as_long_as_the_model_is_wide_hides_no_activations(profile, length):
-    bare = skeleton(profile).model
+    bare = skeleton(profile)
     near = [activation_bytes(bare, 2, around) / around for around in (length - 1, length, length + 1)]
     assert near[1] == pytest.approx((near[0] + near[2]) / 2, rel=0.01)
 

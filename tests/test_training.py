@@ -32,7 +32,19 @@ from lumo.params import Stage4, Training
 from lumo.sequence import SequenceBuilder, TokenSequence
 from lumo.space import SpaceError
 from lumo.tasks import TASKS, Mixture, Pool, TaskError, build_pools
-from lumo.training import Feed, Sums, corrupted, loss_curves, schedule, sizing, summary, sums_of, task_weights, train
+from lumo.training import (
+    Feed,
+    Sums,
+    corrupted,
+    loss_curves,
+    prepare,
+    schedule,
+    sizing,
+    summary,
+    sums_of,
+    task_weights,
+    train,
+)
 
 SHARED = {"steps": 7, "tokens_per_batch": 250, "max_seq_len": 320, "rows_learning_rate": 1e-2,
           "warmup_steps": 2, "checkpoint_every": 2, "log_every": 1}  # fmt: skip
@@ -61,7 +73,7 @@ def make_feed(samples, space, params: Training, seed: int = 0) -> Feed:
 def make_model(space, params: Training, seed: int = 0) -> LumoModel:
     model = LumoModel(make_base(), space, seed)
     if isinstance(params, Stage4):
-        model.add_lora(params.lora_rank, seed)
+        prepare(model, params, seed)
     return model
 
 
@@ -85,6 +97,8 @@ def outcome(folder: Path) -> tuple[dict, list[dict]]:
     weights = load_file(final / "trainable_rows.safetensors")
     if (final / "adapter").is_dir():
         weights |= load_file(final / "adapter" / "adapter_model.safetensors")
+    if (final / "backbone").is_dir():
+        weights |= load_file(final / "backbone" / "model.safetensors")
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     for line in log:
         assert line.pop("seconds") >= 0

@@ -26,8 +26,8 @@ def samples(tokenizer):
 
 
 def memory_of(monkeypatch, readings: dict[int, int]) -> None:
-    """What is available at each reading, counted from 1, in MiB; at all others plenty."""
-    count = iter(range(1, 10_000))
+    """What is available at each reading, in MiB, 0 before the first step; at all others plenty."""
+    count = iter(range(10_000))
     monkeypatch.setattr(watchdog, "available_bytes", lambda: readings.get(next(count), 64_000) * MIB)
 
 
@@ -65,6 +65,18 @@ def test_when_memory_is_low(monkeypatch, floor, available, low):
     assert watchdog.is_low(floor) is low
 
 
+def test_a_run_that_would_end_after_one_step_never_begins(tokenizer, samples, tmp_path, monkeypatch):
+    memory_of(monkeypatch, {0: 511, 1: 511})
+    with refused(MachineError, "511 MiB of memory is available before the first step", "memory_floor_mib is 512"):
+        t.run(tmp_path, samples, tokenizer.space, t.WARM)
+    monkeypatch.setattr(watchdog, "whole_bytes", lambda: 500 * MIB)
+    with refused(MachineError, "memory_floor_mib is 512", "this machine has 500 MiB in all", "lower it"):
+        t.run(tmp_path, samples, tokenizer.space, t.WARM)
+    assert list(tmp_path.iterdir()) == []
+    t.run(tmp_path, samples, tokenizer.space, t.WARM.model_copy(update={"memory_floor_mib": 0}))
+    t.run(tmp_path, samples, tokenizer.space, t.WARM)  # what is finished is loaded
+
+
 def test_the_floor_is_no_other_run(tokenizer, samples, tmp_path):
     with pytest.raises(t.Killed):
         t.run(tmp_path, samples, tokenizer.space, t.WARM, show=t.cut_at(5))
@@ -83,6 +95,7 @@ def test_what_the_system_tells_is_read(tmp_path, monkeypatch):
     meminfo.write_text("MemTotal:       128000 kB\nMemFree:          1000 kB\nMemAvailable:    64000 kB\n")
     monkeypatch.setattr(machine, "MEMINFO", meminfo)
     assert machine.available_bytes() == machine.free_bytes("cpu") == 64_000 * 1024
+    assert machine.whole_bytes() == 128_000 * 1024
     meminfo.unlink()
     assert machine.available_bytes() is None and machine.free_bytes("cpu") is None
 
@@ -104,7 +117,7 @@ def one_of_two(rank: int, port: int, folder: Path, samples, space) -> None:
     """A process whose neighbour, or who itself, runs short of memory after step 3."""
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     parallel.join("cpu")
-    readings = iter(range(1, 100))
+    readings = iter(range(100))
     watchdog.is_low = lambda floor: next(readings) == 3 and rank == 1
     try:
         t.run(folder, samples, space, t.TWICE)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lumo import full, parallel
 from lumo.files import write_atomically
 from lumo.model import LumoModel, ModelError, whole_folder
 from lumo.params import Training
@@ -23,8 +24,8 @@ from lumo.training.feed import Feed
 def identity(params: Training, seed: int, feed: Feed, model: LumoModel) -> dict[str, Any]:
     """What a checkpoint must share with the run that goes on from it."""
     start = hashlib.sha256()
-    for parameter in [*model.row_parameters(), *model.lora_parameters()]:
-        start.update(parameter.detach().cpu().numpy().tobytes())
+    for parameter in model.trained_parameters():
+        start.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     described = params.model_dump(mode="json", exclude={"checkpoint_every", "log_every", "memory_floor_mib"})
     # draws: which way the feed chooses its samples, a number that goes up when the same seed gives others
     return described | {"draws": 2, "seed": seed, "data_sha256": feed.sha256, "start_sha256": start.hexdigest()}
@@ -33,11 +34,15 @@ def identity(params: Training, seed: int, feed: Feed, model: LumoModel) -> dict[
 def checkpoint(
     model: LumoModel, optimiser: torch.optim.Optimizer | None, target: Path, step: int, run: dict[str, Any]
 ) -> None:
-    """Write a folder that appears whole or not at all; the last one needs no optimiser."""
+    """Write a folder that appears whole or not at all; the last one needs no optimiser. All processes take part, and the first one writes."""
+    backbone = model.gathered()
+    moments = full.optimiser_state(model, optimiser) if optimiser else None
+    if parallel.rank() > 0:
+        return
     with whole_folder(target) as partial:
-        model.save_into(partial)
-        if optimiser:
-            torch.save(optimiser.state_dict(), partial / "optimiser.pt")
+        model.save_into(partial, backbone)
+        if moments:
+            torch.save(moments, partial / "optimiser.pt")
         write_atomically(partial / "state.json", json.dumps({"step": step, "run": run}, indent=2) + "\n")
     for old in sorted(target.parent.glob("checkpoint_*"))[:-2]:
         shutil.rmtree(old)
@@ -65,24 +70,29 @@ def _set_aside(checkpoint: Path, differing: Sequence[str]) -> None:
     )
 
 
-def resume(model: LumoModel, optimiser: torch.optim.Optimizer, folder: Path, run: dict[str, Any]) -> int:
-    """Load the last checkpoint of this very run; the step to go on with."""
+def last_checkpoint(folder: Path, space: TokenSpace, run: dict[str, Any]) -> Path | None:
+    """The last one of this very run; those of others make room."""
     for checkpoint in [folder / "final", *sorted(folder.glob("checkpoint_*"), reverse=True)]:
         if not checkpoint.is_dir():
             continue
-        model.space.check_same(TokenSpace.load(checkpoint), str(checkpoint))
+        space.check_same(TokenSpace.load(checkpoint), str(checkpoint))
         state = _state(checkpoint)
-        if state["run"] != run:  # with other parameters or data: this one starts anew
-            _set_aside(checkpoint, [key for key in run if state["run"].get(key) != run[key]])
-            continue
-        model.load(checkpoint)
-        if checkpoint.name != "final":
-            try:
-                optimiser.load_state_dict(torch.load(checkpoint / "optimiser.pt", weights_only=True))
-            except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-                raise _damaged(checkpoint / "optimiser.pt", error) from error
-        return state["step"]
-    return 0
+        if state["run"] == run:
+            return checkpoint
+        # with other parameters or data: this one starts anew
+        _set_aside(checkpoint, [key for key in run if state["run"].get(key) != run[key]])
+    return None
+
+
+def resume(model: LumoModel, optimiser: torch.optim.Optimizer, checkpoint: Path) -> int:
+    """Load a checkpoint, all processes together; the step to go on with."""
+    model.load(checkpoint)
+    if checkpoint.name != "final":
+        try:
+            full.load_optimiser(model, optimiser, torch.load(checkpoint / "optimiser.pt", weights_only=True))
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            raise _damaged(checkpoint / "optimiser.pt", error) from error
+    return _state(checkpoint)["step"]
 
 
 def _state(checkpoint: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 import numpy as np
 
 from lumo.files import write_atomically
+from lumo.machine import gemm_rate, memory_bytes
+from lumo.model import LumoModel
+from lumo.params import Training
 from lumo.training.feed import Feed
 from lumo.training.losses import Sums
 
@@ -40,6 +44,31 @@ class Progress:
         if self.memory_bytes is not None:
             rate["memory"] = f"{self.memory_bytes / 2**30:.1f} GiB"
         return {"step": f"{self.step} of {self.steps}", **losses, **rate}
+
+
+class Meter:
+    """Adds up a run's lines, and says every `log_every` steps how it goes. done: steps before"""
+
+    def __init__(self, model: LumoModel, feed: Feed, params: Training, done: int):
+        self.names, self.params, self.device = feed.names, params, model.new_rows.device.type
+        ceiling = gemm_rate(self.device, next(model.base.parameters()).dtype)
+        self.ceiling_tokens_per_s = ceiling / model.step_flops_per_token()
+        self._begin(done)
+
+    def _begin(self, done: int) -> None:
+        self.since, self.done, self.sums, self.tokens = time.perf_counter(), done, Sums({}, {}), 0
+
+    def add(self, line: Mapping[str, Any]) -> Progress | None:
+        """A line of the log; what is to be shown after it, if anything is."""
+        self.sums, self.tokens = self.sums + Sums(line["losses"], line["target_tokens"]), self.tokens + line["tokens"]
+        step, steps = line["step"] + 1, self.params.steps
+        if step % self.params.log_every and step < steps:
+            return None
+        took = time.perf_counter() - self.since
+        means = {name: self.sums.mean(name) for name in self.names if self.sums.tokens.get(name)}
+        speed, left = self.tokens / took, took / (step - self.done) * (steps - step)
+        self._begin(step)
+        return Progress(step, steps, means, speed, left, speed / self.ceiling_tokens_per_s, memory_bytes(self.device))
 
 
 def summary(log_path: Path, window: int) -> dict[str, Any]:

@@ -8,20 +8,31 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TextIO
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from lumo import parallel, watchdog
+from lumo import full, parallel, watchdog
+from lumo.batches import Batch
 from lumo.files import locked
-from lumo.machine import gemm_rate, memory_bytes
+from lumo.machine import MachineError
 from lumo.model import LumoModel, ModelError
 from lumo.params import Stage4, Training
-from lumo.training.checkpoints import checkpoint, identity, remove_checkpoints, resume
+from lumo.training.checkpoints import checkpoint, identity, last_checkpoint, remove_checkpoints, resume
 from lumo.training.feed import Feed
-from lumo.training.log import Progress, summary, trim_log
-from lumo.training.losses import Sums, sums_of, task_weights
+from lumo.training.log import Meter, Progress, summary, trim_log
+from lumo.training.losses import sums_of, task_weights
+
+Ending = Literal["low", "orphan"] | None  # memory is low; the launcher is gone
+
+
+def prepare(model: LumoModel, params: Stage4, seed: int) -> None:
+    """Give a model what stage 4 trains beside its rows. Raises ModelError when it has LoRA already."""
+    if params.tune == "full":
+        model.train_backbone()
+    else:
+        model.add_lora(params.lora_rank, seed)
 
 
 def train(
@@ -32,7 +43,7 @@ def train(
     seed: int,
     show: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
-    """Train rows (and LoRA, where the model has it) for `params.steps` steps; a run that was cut goes on from its last checkpoint.
+    """Train rows, and what `prepare` has given the model, for `params.steps` steps; a run that was cut goes on from its last checkpoint.
 
     A checkpoint belongs to a run by its parameters, seed, data and starting weights. Of another run it is removed; what another run finished
     becomes `replaced/`, with its log, until the next one does. A run that is finished is loaded, not run again.
@@ -41,96 +52,134 @@ def train(
     show: called every `params.log_every` steps
     Returns first and last loss, tokens and target tokens of each task.
     Raises ModelError for a loss that is not finite, for a checkpoint that is damaged or can't be written, and while another run trains
-    in this folder; SpaceError for checkpoints of another token space, MachineError when memory runs short; then a checkpoint is there.
+    in this folder; SpaceError for checkpoints of another token space; MachineError when memory runs short or, of several processes, when
+    the one that started them is gone: then a checkpoint is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if parallel.rank() > 0:  # the first one writes, and holds the folder
-        return _train(model, feed, params, folder, seed, show)
+        return _Run(model, feed, params, folder, seed).finish(show)
     taken = ModelError(f"{folder}: another run is training there; wait for it, or stop it first")
     with locked(folder.with_name(f".{folder.name}.lock"), taken):
-        return _train(model, feed, params, folder, seed, show)
+        return _Run(model, feed, params, folder, seed).finish(show)
 
 
-def _train(
-    model: LumoModel, feed: Feed, params: Training, folder: Path, seed: int, show: Callable[[Progress], None]
-) -> dict[str, Any]:
-    optimiser = _optimiser(model, params)
-    trained = [p for group in optimiser.param_groups for p in group["params"]]
-    run = identity(params, seed, feed, model)
-    log_path = folder / "log.jsonl"
-    first = parallel.rank() == 0  # the one process that writes
-    if not first:
-        parallel.wait()  # it removes what is of another run; then the others look
-    start = resume(model, optimiser, folder, run)
-    if first:
+class _Run:
+    """One run, in one of its processes.
+
+    done: steps; identity: what tells it from other runs; launcher: the process that started this one
+    """
+
+    def __init__(self, model: LumoModel, feed: Feed, params: Training, folder: Path, seed: int):
+        self.model, self.feed, self.params, self.folder = model, feed, params, folder
+        self.is_first, self.launcher = parallel.rank() == 0, os.getppid()
+        self.identity = identity(params, seed, feed, model)
+        if model.backbone_parameters():
+            full.share_out(model.base)
+        self.optimiser = _optimiser(model, params)
+        self.done = self._resume()
+
+    def _resume(self) -> int:
+        if not self.is_first:
+            parallel.wait()  # the first one removes what is of another run; then the others look
+        last = last_checkpoint(self.folder, self.model.space, self.identity)
+        if self.is_first:
+            parallel.wait()
+        done = resume(self.model, self.optimiser, last) if last else 0
+        parallel.wait()  # nobody writes before all have read
+        return done
+
+    def finish(self, show: Callable[[Progress], None]) -> dict[str, Any]:
+        """Do the steps that are left; the whole run's summary."""
+        log_path = self.folder / "log.jsonl"
+        if self.done < self.params.steps:
+            watchdog.check(self.params.memory_floor_mib)
+            if self.is_first:
+                trim_log(log_path, self.done)
+            with log_path.open("a") if self.is_first else open(os.devnull, "w") as log:
+                self._go_on(log, show)
+            checkpoint(self.model, None, self.folder / "final", self.params.steps, self.identity)
+        if self.is_first:
+            remove_checkpoints(self.folder)  # here too if the run was killed between its last write and this
         parallel.wait()
-    parallel.wait()  # nobody writes before all have read
-    if start == params.steps:
-        if first:
-            remove_checkpoints(folder)  # of a run that was killed between its last write and this
-        return summary(log_path, params.log_every)
-    if first:
-        trim_log(log_path, start)
-    device = model.new_rows.device.type
-    ceiling, flops = gemm_rate(device, next(model.base.parameters()).dtype), model.step_flops_per_token()
-    window, window_tokens, shown, since = Sums({}, {}), 0, start, time.perf_counter()
-    with log_path.open("a") if first else open(os.devnull, "w") as log:
-        for step in range(start, params.steps):
-            model.train()
-            began = time.perf_counter()
-            batch = feed.at(step, parallel.rank(), parallel.size())
-            loss, losses, groups = model.loss(batch, lambda groups: task_weights(groups, len(feed.names)))
-            whole = loss.detach().clone()
-            parallel.add_up([whole])
-            if not torch.isfinite(whole):
-                raise ModelError(
-                    f"training: loss is {whole.item()} at step {step}; lower the learning rates and start again from the last checkpoint"
-                )
-            loss.backward()
-            parallel.add_up([p.grad for p in trained])
-            norm = nn.utils.clip_grad_norm_(trained, 1.0)
-            for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * schedule(step, params)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            sums = sums_of(losses, groups, feed.names)
-            # in one exchange with the rest, so that all processes end at the same step
-            low = watchdog.is_low(params.memory_floor_mib)
-            seen = torch.tensor([batch.tokens, batch.input_ids.numel(), low], device=groups.device)
-            parallel.add_up([seen])
-            tokens, computed, low = seen.tolist()
-            line = {
-                "step": step,
-                "losses": dict(sums.losses),
-                "target_tokens": dict(sums.tokens),
-                "tokens": tokens,
-                "real_share": round(tokens / computed, 4),
-                "gradient_norm": round(float(norm), 4),
-                "seconds": round(time.perf_counter() - began, 4),
-            }
+        return summary(log_path, self.params.log_every)
+
+    def _go_on(self, log: TextIO, show: Callable[[Progress], None]) -> None:
+        meter = Meter(self.model, self.feed, self.params, self.done)
+        while self.done < self.params.steps:
+            line, ending = self._step()
             log.write(json.dumps(line) + "\n")
-            window, window_tokens = window + sums, window_tokens + tokens
-            if (step + 1) % params.log_every == 0 or step + 1 == params.steps:
-                now = time.perf_counter()
-                rate = (now - since) / (step + 1 - shown)
-                means = {name: window.mean(name) for name in feed.names if window.tokens.get(name)}
-                speed = window_tokens / (now - since)
-                left = rate * (params.steps - step - 1)
-                share, memory = speed * flops / ceiling, memory_bytes(device)
-                show(Progress(step + 1, params.steps, means, speed, left, share, memory))
-                window, window_tokens, shown, since = Sums({}, {}), 0, step + 1, now
-            target, is_last = folder / f"checkpoint_{step + 1:06d}", step + 1 == params.steps
-            if first and (low or (step + 1) % params.checkpoint_every == 0) and not is_last:
-                log.flush()
-                checkpoint(model, optimiser, target, step + 1, run)
-            if low and not is_last:
-                parallel.wait()  # a launcher kills the others when the first one leaves
-                raise watchdog.ended(params.memory_floor_mib, step + 1, target.name)
-    if first:
-        checkpoint(model, None, folder / "final", params.steps, run)
-        remove_checkpoints(folder)
-    parallel.wait()
-    return summary(log_path, params.log_every)
+            if progress := meter.add(line):
+                show(progress)
+            if self.done < self.params.steps:
+                self._checkpoint(log, ending)
+
+    def _step(self) -> tuple[dict[str, Any], Ending]:
+        """One step: its line of the log, and whether the run has to end."""
+        began, step = time.perf_counter(), self.done
+        self.model.train()
+        batch = self.feed.at(step, parallel.rank(), parallel.size())
+        loss, losses, groups = self.model.loss(batch, lambda groups: task_weights(groups, len(self.feed.names)))
+        _check_finite(loss, step)
+        loss.backward()
+        norm = self._update(schedule(step, self.params))
+        sums = sums_of(losses, groups, self.feed.names)
+        tokens, computed, ending = self._exchange(batch, groups.device)
+        self.done += 1
+        line = {
+            "step": step,
+            "losses": dict(sums.losses),
+            "target_tokens": dict(sums.tokens),
+            "tokens": tokens,
+            "real_share": round(tokens / computed, 4),
+            "gradient_norm": round(float(norm), 4),
+            "seconds": round(time.perf_counter() - began, 4),
+        }
+        return line, ending
+
+    def _update(self, share: float) -> Tensor:
+        """Move the weights; the gradient's norm. share: of the peak learning rates"""
+        trained = [p for group in self.optimiser.param_groups for p in group["params"]]
+        parallel.add_up_gradients(trained)
+        norm = parallel.clip_gradients(trained, 1.0)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * share
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return norm
+
+    def _exchange(self, batch: Batch, device: torch.device) -> tuple[int, int, Ending]:
+        """Real and computed tokens of all processes, and why they end, if they do: in one exchange, so that all end at the same step."""
+        is_low = watchdog.is_low(self.params.memory_floor_mib)
+        is_orphan = parallel.is_orphan(self.launcher)
+        seen = torch.tensor([batch.tokens, batch.input_ids.numel(), is_low, is_orphan], device=device)
+        parallel.add_up([seen])
+        tokens, computed, low, orphans = seen.tolist()
+        return tokens, computed, "low" if low else "orphan" if orphans else None
+
+    def _checkpoint(self, log: TextIO, ending: Ending) -> None:
+        """Where one is due. Raises MachineError after it when the run has to end."""
+        target = self.folder / f"checkpoint_{self.done:06d}"
+        if ending or self.done % self.params.checkpoint_every == 0:
+            log.flush()
+            checkpoint(self.model, self.optimiser, target, self.done, self.identity)
+        if ending:
+            parallel.wait()  # a launcher kills the others when the first one leaves
+            if ending == "low":
+                raise watchdog.ended(self.params.memory_floor_mib, self.done, target.name)
+            raise MachineError(
+                f"training: the process that started this one is gone; ended after step {self.done} with {target.name}: run the same again, it "
+                "goes on there"
+            )
+
+
+def _check_finite(loss: Tensor, step: int) -> None:
+    """Raises ModelError unless the loss over all processes is a number."""
+    whole = loss.detach().clone()
+    parallel.add_up([whole])
+    if not torch.isfinite(whole):
+        raise ModelError(
+            f"training: loss is {whole.item()} at step {step}; lower the learning rates and start again from the last checkpoint"
+        )
 
 
 def schedule(step: int, params: Training) -> float:
@@ -143,7 +192,9 @@ def schedule(step: int, params: Training) -> float:
 
 def _optimiser(model: LumoModel, params: Training) -> torch.optim.AdamW:
     groups = [{"params": model.row_parameters(), "peak": params.rows_learning_rate}]
-    if isinstance(params, Stage4):
+    if model.backbone_parameters():
+        groups.append({"params": model.backbone_parameters(), "peak": params.backbone_learning_rate})
+    elif isinstance(params, Stage4):
         groups.append({"params": model.lora_parameters(), "peak": params.lora_learning_rate})
     # no weight decay: rows that a batch doesn't hold would shrink at every step
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
