@@ -26,6 +26,7 @@ from lumo import full
 from lumo.machine import device_of, planned_device
 from lumo.model import LumoModel, ModelError, check_reach, with_lora
 from lumo.params import Profile, weights_folder
+from lumo.segments import Segments
 from lumo.space import TokenSpace
 from lumo.tokenizer import load_config
 
@@ -169,9 +170,10 @@ def check_logits(model: LumoModel, where: str) -> None:
 
 def _packed(model: LumoModel, lines: list[Int[Tensor, "_"]]) -> Float[Tensor, "n d"]:
     device = lines[0].device
-    mask = torch.block_diag(*(torch.ones(len(line), len(line)).tril() for line in lines)).bool()
+    block = torch.block_diag(*(torch.ones(len(line), len(line)).tril() for line in lines)).bool()
+    mask = Segments.of([len(line) for line in lines], device) if model.skips else block[None, None].to(device)
     steps = torch.cat([torch.arange(len(line)) for line in lines])
-    return model.hidden(torch.cat(lines)[None], steps[None].to(device), mask[None, None].to(device))[0]
+    return model.hidden(torch.cat(lines)[None], steps[None].to(device), mask)[0]
 
 
 def _by_token(model: LumoModel, lines: list[Int[Tensor, "_"]]) -> Float[Tensor, "n d"]:

@@ -46,6 +46,18 @@ class Batch:
     def real_share(self) -> float:
         return self.tokens / self.input_ids.numel()
 
+    def in_one_row(self) -> Batch:
+        """The real tokens alone, in one row, with its segments numbered anew; in their order here, so losses keep theirs."""
+        real = self.segment_ids > 0
+        ids, labels, positions, groups = (
+            part[real][None] for part in (self.input_ids, self.labels, self.position_ids, self.groups)
+        )
+        return Batch(ids, labels, (positions == 0).cumsum(1), positions, groups)
+
+    def segment_lengths(self) -> list[int]:
+        """Of a batch in one row: the tokens of each segment."""
+        return self.segment_ids[0].bincount()[1:].tolist()
+
     def attention_mask(self) -> Bool[Tensor, "b 1 s s"]:
         """True where a step may look: itself and what came before in its own segment. Padding sees itself, lest softmax divide by 0."""
         steps = torch.arange(self.input_ids.shape[1])

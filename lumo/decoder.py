@@ -12,7 +12,6 @@ Axes: b case · h head of a query · k head of keys and values · g queries that
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -20,10 +19,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import Qwen3Model
 
-from lumo.cache import RoomyCache, RoomyLayer
+from lumo.cache import RoomyCache, RoomyLayer, Step
 from lumo.lora import whole_weight
-
-Step = Callable[[Float[Tensor, "b 1 d"], Int[Tensor, "b 1"], Bool[Tensor, "b 1 1 s"]], Float[Tensor, "b 1 d"]]
 
 
 class _Layer(NamedTuple):

@@ -17,6 +17,7 @@ from lumo.backbone import Skeleton
 from lumo.loss import CHUNK_BYTES
 from lumo.machine import planned_device, shares_memory, status_bytes
 from lumo.params import Profile
+from lumo.static import whole_windows
 from lumo.tokenizer import UnifiedTokenizer
 
 FP32 = 4
@@ -76,6 +77,7 @@ def generation_bytes(profile: Profile, tokenizer: UnifiedTokenizer, longest: int
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     media = max(tokenizer.tokens_of(medium) for medium in ("image", "audio"))
     steps = media + max(profile.golden.max_text_tokens, longest)
+    steps = whole_windows(steps) if planned_device(profile.device) == "cuda" else steps
     rows = tokenizer.space.new_rows * bare.width * bare.tables
     return _standing(profile, bare) | {
         "new rows, LoRA": (rows + bare.adapters) * FP32,

@@ -42,8 +42,9 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def gemm_rate(device: str, dtype: torch.dtype, size: int = 1024) -> float:
-    """Floating-point operations a second of a square matrix product: the best of ten."""
+def gemm_rate(device: str, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a square matrix product, large enough to fill the device: the best of ten."""
+    size = 8192 if device == "cuda" else 1024
     a, b = (torch.full((size, size), 0.5, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / _best(lambda: a @ b, 10, device)
 

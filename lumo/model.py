@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,14 @@ from transformers.pytorch_utils import Conv1D
 
 from lumo import full
 from lumo.batches import IGNORE, Batch
-from lumo.cache import RoomyCache
-from lumo.decoder import Step, short_step
+from lumo.cache import RoomyCache, Step
+from lumo.decoder import short_step
 from lumo.files import write_atomically
 from lumo.lora import fold, merged
 from lumo.loss import split_cross_entropy
+from lumo.segments import Segments, attention_within
 from lumo.space import TokenSpace
+from lumo.static import can_be_static, static_step, whole_windows
 
 # peft 0.21 asks transformers 5.23 for a property by its old name; nothing that a user of lumo could change
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -51,7 +54,8 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class Decoding:
-    """past: keys and values so far; short_step: for one token a case, where there is a shorter way than transformers'."""
+    """past: keys and values so far; short_step: for one token a case, where there is a shorter way than transformers', or one that a GPU
+    replays."""
 
     past: RoomyCache
     short_step: Step | None
@@ -92,31 +96,38 @@ class LumoModel(nn.Module):
         self,
         ids: Int[Tensor, "b s"],
         position_ids: Int[Tensor, "b s"],
-        mask: Bool[Tensor, "b 1 s past"],
+        mask: Bool[Tensor, "b 1 s past"] | Segments,
         cache: Decoding | None = None,
     ) -> Float[Tensor, "b s d"]:
-        """Last hidden states. mask: true where a step may look, over what is in the cache and these steps.
+        """Last hidden states. mask: true where a step may look, over what is in the cache and these steps; or the segments of one row,
+        without a cache.
 
         cache: what `decoding` gave, or none
         """
         if cache is not None and cache.short_step and ids.shape[1] == 1:
             return cache.short_step(self.embed(ids), position_ids, mask)
-        embedded = self.embed(ids)
-        with self._in_type_of(embedded):
-            output = self._trunk(
-                inputs_embeds=embedded,
-                attention_mask=mask,
-                position_ids=position_ids,
-                past_key_values=None if cache is None else cache.past,
-                use_cache=cache is not None,
-            )
-        return output.last_hidden_state.to(embedded.dtype)
+        return self._read(self.embed(ids), position_ids, mask, None if cache is None else cache.past)
 
-    def _in_type_of(self, embedded: Float[Tensor, "b s d"]) -> AbstractContextManager:
+    def _read(
+        self,
+        x: Float[Tensor, "b s d"],
+        position_ids: Int[Tensor, "b s"],
+        mask: Bool[Tensor, "b 1 s past"] | Segments,
+        past: RoomyCache | None,
+    ) -> Float[Tensor, "b s d"]:
+        """transformers' own layers."""
+        how: dict[str, Any] = {"position_ids": position_ids, "past_key_values": past, "use_cache": past is not None}
+        within = attention_within(self._trunk) if isinstance(mask, Segments) else nullcontext()
+        how |= {"segments" if isinstance(mask, Segments) else "attention_mask": mask}
+        with within, self._in_type_of(x):
+            return self._trunk(inputs_embeds=x, **how).last_hidden_state.to(x.dtype)
+
+    def _in_type_of(self, x: Float[Tensor, "b s d"]) -> AbstractContextManager:
         """Layers that train in fp32 beside rows in half precision compute as the rows are."""
-        is_half = embedded.dtype.itemsize == 2
+        is_half = x.dtype.itemsize == 2
         mixed = is_half and any(p.dtype == torch.float32 for p in self.backbone_parameters()[:1])
-        return torch.autocast(embedded.device.type, embedded.dtype) if mixed else nullcontext()
+        # without the cache, which a CUDA graph mustn't meet and a weight that is used once doesn't need
+        return torch.autocast(x.device.type, x.dtype, cache_enabled=False) if mixed else nullcontext()
 
     @contextmanager
     def decoding(self, room: int) -> Iterator[Decoding]:
@@ -126,10 +137,18 @@ class LumoModel(nn.Module):
         Raises ModelError where the backbone doesn't reach so far.
         """
         check_reach(self._causal.config, room, "generation")
-        past = RoomyCache(self._causal.config.get_text_config().num_hidden_layers, room)
+        layers = self._causal.config.get_text_config().num_hidden_layers
+        past = RoomyCache(layers, whole_windows(room) if self.replays else room)
         step = short_step(self._trunk, past)
         with nullcontext() if step else merged(self.base):
+            if self.replays:
+                step = static_step(step or partial(self._read, past=past), past, self.new_rows.device)
             yield Decoding(past, step)
+
+    @property
+    def replays(self) -> bool:
+        """Whether a token's step keeps its shapes and addresses, as a CUDA graph wants. On a CPU it would read what isn't filled."""
+        return self.new_rows.is_cuda and can_be_static(self._trunk)
 
     @property
     def _causal(self) -> nn.Module:
@@ -158,6 +177,15 @@ class LumoModel(nn.Module):
         new = hidden.float() @ self._new_head().T
         return torch.cat([F.pad(old, (0, gap), value=float("-inf")) if gap else old, new], -1)
 
+    @property
+    def skips(self) -> bool:
+        """Whether attention leaves out padding and what lies between segments. On a CPU a mask over rows of middling length is faster."""
+        return self.new_rows.is_cuda and self._trunk._supports_attention_backend
+
+    def arranged(self, batch: Batch) -> Batch:
+        """A batch as `loss` computes it: without its padding where attention leaves that out."""
+        return batch.in_one_row() if self.skips else batch
+
     def loss(
         self, batch: Batch, weigh: Callable[[Int[Tensor, "m"]], Float[Tensor, "m"]]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "m"], Int[Tensor, "m"]]:
@@ -165,10 +193,9 @@ class LumoModel(nn.Module):
 
         weigh: from groups to weights. The head sees supervised positions alone, a few at a time.
         """
-        device = self.new_rows.device
-        hidden = self.hidden(
-            batch.input_ids.to(device), batch.position_ids.to(device), batch.attention_mask().to(device)
-        )
+        device, batch = self.new_rows.device, self.arranged(batch)
+        mask = Segments.of(batch.segment_lengths(), device) if self.skips else batch.attention_mask().to(device)
+        hidden = self.hidden(batch.input_ids.to(device), batch.position_ids.to(device), mask)
         # the label of a step is predicted one step before; a segment's first token is never a target
         wanted = batch.labels[:, 1:] != IGNORE
         labels, groups = (part[:, 1:][wanted].to(device) for part in (batch.labels, batch.groups))
@@ -378,4 +405,5 @@ def with_lora(base: nn.Module, rank: int) -> PeftModel:
 def _fresh_rows(like: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Rows around the mean of the base's, with its spread: of its size, and different from each other."""
     like = like.detach().float()
-    return like.mean(0) + torch.randn(count, like.shape[1], generator=generator) * like.std(0)
+    drawn = torch.randn(count, like.shape[1], generator=generator).to(like.device)
+    return like.mean(0) + drawn * like.std(0)

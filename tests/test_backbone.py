@@ -178,6 +178,18 @@ def test_trained_saved_exported_it_is_the_stock_model(tmp_path, toy_folder, code
         assert answers == stock(prompts, grammar)
 
 
+@pytest.mark.parametrize("kind", WORK)
+def test_with_attention_by_segment_it_is_the_stock_model_too(tmp_path, toy_folder, codecs, monkeypatch, kind):
+    """What a GPU does in place of masks."""
+    folder = make(tmp_path / "backbone", toy_folder, *WORK[kind])
+    tokenizer = tokenizer_of(folder, codecs)
+    model = LumoModel(load_base(folder, torch.float32), tokenizer.space)
+    assert model._trunk._supports_attention_backend
+    monkeypatch.setattr(LumoModel, "skips", True)
+    check_logits(model, "here")
+    train_a_step(with_lora(model), tokenizer)
+
+
 @pytest.mark.parametrize("kind", ["qwen3", "qwen3 untied", "gpt2", "qwen3_moe"])
 def test_in_bf16_within_its_rounding(tmp_path, toy_folder, codecs, kind):
     folder = make(tmp_path / "backbone", toy_folder, *WORK[kind], dtype=torch.bfloat16)

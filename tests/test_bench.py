@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from lumo import static
+from lumo.batches import pack
 from lumo.bench import Disagreement, generation, gpu, scale, training
 from lumo.bench.measure import Comparison, alternate, peak_bytes, ratios
 from lumo.model import LumoModel
 from lumo.params import load_profile
+from lumo.segments import Segments
 from lumo.space import TokenSpace
 
 SPACE = TokenSpace(1000, {}, {"codebooks": 1, "cardinality": 16}, {"codebooks": 4, "cardinality": 8})
@@ -63,13 +68,55 @@ def test_many_rows_run_small_and_bytes_that_differ_are_found(monkeypatch):
 
 
 def test_large_shapes_run_small_and_say_when_they_were_not_measured():
-    assert [c.ratio for c in gpu.large_shapes("cpu")] == [None, None]
-    assert all("--device cuda" in c.figures["how"] for c in gpu.large_shapes("cpu"))
+    rows = gpu.large_shapes("cpu")
+    assert [row.name for row in rows] == ["mfu_0_6B", "mfu_1_7B", "mfu_8B", "logits_8B", "decode_0_6B"]
+    assert all(row.ratio is None and "--device cuda" in row.figures["how"] for row in rows)
     for made in (
         gpu.mfu("tiny", "cpu", tokens=64, trunk=TRUNK, space=SPACE),
         gpu.decode_roofline("tiny", "cpu", cases=3, frames=2, trunk=TRUNK, space=SPACE),
     ):
         assert made.ratio > 0
+
+
+def test_large_shapes_take_the_gpus_ways(monkeypatch):
+    """The same on a CPU as far as it goes: one row without padding, no mask, a static step."""
+    rows, steps = [], []
+    honest = static._StaticStep.__call__
+    monkeypatch.setattr(LumoModel, "skips", True)
+    monkeypatch.setattr(LumoModel, "replays", True)
+    monkeypatch.setattr(Segments, "of", staticmethod(lambda *given, of=Segments.of: rows.append(given) or of(*given)))
+    monkeypatch.setattr(static._StaticStep, "__call__", lambda *given: steps.append(1) or honest(*given))
+    gpu.mfu("tiny", "cpu", tokens=64, trunk=TRUNK, space=SPACE)
+    gpu.decode_roofline("tiny", "cpu", cases=3, frames=2, trunk=TRUNK, space=SPACE)
+    assert rows and len(steps) == 2 * 2 * 4  # two answers of two frames, four codebooks each
+
+
+def test_a_step_takes_as_many_tokens_as_fit(monkeypatch):
+    monkeypatch.setattr(gpu, "QWEN3", {"tiny": TRUNK})
+    monkeypatch.setattr(gpu, "activation_bytes", lambda model, rows, length: rows * length * 10**6)
+    for total, tokens in ((10**12, 16_384), (10**10, 8192), (5 * 10**9, 4096), (1, 2048)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda total=total: (0, total))
+        assert gpu.tokens_that_fit("tiny") == tokens
+
+
+def test_memory_of_logits_is_that_of_a_chunk():
+    """48 MB of logits at once, where the default keeps them all and 16 positions take a 64th."""
+    made = gpu.logits_memory("tiny", "cpu", 1024, TRUNK, replace(SPACE, text_size=12_000))
+    if made.ratio is None:
+        pytest.skip("this system doesn't tell")
+    assert 0.04 < made.ratio < 0.3
+
+
+def test_real_tokens_are_all_where_padding_is_left_out(model, monkeypatch):
+    class Two:
+        def at(self, step):
+            return pack(training.stage3_mix(SPACE, 2, step), SPACE.control("<|pad_mm|>"))
+
+    padded = training.padding(Two(), model, 3)
+    assert padded.ratio < 1 and padded.goal == "≥ 0.95"
+    monkeypatch.setattr(LumoModel, "skips", True)
+    flat = training.padding(Two(), model, 3)
+    assert flat.ratio == 1 and flat.goal == "≥ 0.98" and flat.reached
 
 
 def test_flops_are_those_of_the_step(model):

@@ -48,8 +48,9 @@ from lumo.training import (
 
 SHARED = {"steps": 7, "tokens_per_batch": 250, "max_seq_len": 320, "rows_learning_rate": 1e-2,
           "warmup_steps": 2, "checkpoint_every": 2, "log_every": 1}  # fmt: skip
+FOUR = ("a2t", "i2t", "t2a", "t2i")  # what the samples here are for
 WARM = Training(**SHARED, rates={"a2t": 0.5, "i2t": 0.5})
-STAGE4 = Stage4(**SHARED, rates=dict.fromkeys(TASKS, 0.25), lora_rank=2, lora_learning_rate=3e-3, ramp_steps=2)
+STAGE4 = Stage4(**SHARED, rates=dict.fromkeys(FOUR, 0.25), lora_rank=2, lora_learning_rate=3e-3, ramp_steps=2)
 PHASES = pytest.mark.parametrize("params", [WARM, STAGE4], ids=["warm", "stage4"])
 TWICE = STAGE4.model_copy(update={"tokens_per_batch": 700})
 SHARED_FIXTURES = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -465,12 +466,12 @@ def test_a_loss_that_is_not_finite_stops_with_one_line(tokenizer, samples, tmp_p
 
 
 def test_a_task_without_sequences_is_named_with_its_drops(tokenizer, samples):
-    pools = build_pools(samples, [*TASKS], tokenizer.space, max_seq_len=100)
+    pools = build_pools(samples, [*FOUR], tokenizer.space, max_seq_len=100)
     assert not pools["a2t"].sequences and not pools["t2a"].sequences
     with pytest.raises(
         ValueError, match=r"no sequence for a2t, t2a \(dropped for length: {'a2t': 6, 't2a': 6}\); raise max_seq_len"
     ) as caught:
-        Feed(pools, Mixture(dict.fromkeys(TASKS, 0.25)), 250, tokenizer.space, 0)
+        Feed(pools, Mixture(dict.fromkeys(FOUR, 0.25)), 250, tokenizer.space, 0)
     one_line(caught)
     assert Feed(pools, Mixture({"i2t": 0.5, "t2i": 0.5, "a2t": 0.0}), 250, tokenizer.space, 0).at(0).tokens
 
@@ -479,7 +480,7 @@ def test_a_task_without_sequences_is_named_with_its_drops(tokenizer, samples):
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(share=st.floats(0, 1), seed=st.integers(0, 10**6), number=st.integers(0, 5), name=st.sampled_from([*TASKS]))
+@given(share=st.floats(0, 1), seed=st.integers(0, 10**6), number=st.integers(0, 5), name=st.sampled_from([*FOUR]))
 def test_corruption_changes_nothing_but_codes_of_the_answer(tokenizer, samples, share, seed, number, name):
     space = tokenizer.space
     fitting = [sample for sample in samples if TASKS[name].fits(sample)]
@@ -719,20 +720,20 @@ def test_the_parts_of_a_batch_are_the_batch(tokenizer, samples, size):
 def test_what_is_drawn_follows_the_rates_whatever_the_lengths(tokenizer):
     """Four tasks at equal rates, two of them five times as long as the others, in batches of a few samples."""
     space, rng = tokenizer.space, np.random.default_rng(0)
-    lengths = dict(zip(TASKS, (250, 50, 250, 50), strict=True))
+    lengths = dict(zip(FOUR, (250, 50, 250, 50), strict=True))
     pools = {
         name: Pool([TokenSequence(rng.integers(0, 9, n + i), np.arange(n + i) > 3) for i in range(8)], 0, 0)
         for name, n in lengths.items()
     }
-    feed = Feed(pools, Mixture(dict.fromkeys(TASKS, 0.25), 0), 600, space, 0)
-    counts = np.zeros(len(TASKS))
+    feed = Feed(pools, Mixture(dict.fromkeys(FOUR, 0.25), 0), 600, space, 0)
+    counts = np.zeros(len(FOUR))
     for step in range(400):
         batch = feed.at(step)
         begins = batch.position_ids.eq(0) & batch.segment_ids.gt(0)
-        counts += np.bincount(batch.groups[begins].numpy(), minlength=len(TASKS))
+        counts += np.bincount(batch.groups[begins].numpy(), minlength=len(FOUR))
         assert 0.95 * 600 <= batch.tokens < 600 + max(lengths.values()) + 8
     assert counts / counts.sum() == pytest.approx(
-        np.full(len(TASKS), 0.25), abs=0.03
+        np.full(len(FOUR), 0.25), abs=0.03
     )  # 0.21 to 0.29 where the last one is left out
 
 

@@ -6,6 +6,8 @@ The same functions run tiny shapes on a CPU in the tests.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,11 @@ from lumo.batches import pack
 from lumo.bench.generation import clip_grammar, prompts_of
 from lumo.bench.measure import Comparison, alternate, peak_bytes
 from lumo.bench.training import TRUE_LAYOUT, base_of, lines, uniform
+from lumo.footprint import activation_bytes
 from lumo.generation import generate
+from lumo.loss import split_cross_entropy
 from lumo.machine import bandwidth, synchronise
-from lumo.model import LumoModel
+from lumo.model import LumoModel, with_lora
 from lumo.space import TokenSpace
 
 # shapes of the published Qwen3
@@ -31,25 +35,53 @@ QWEN3 = {
 }  # fmt: skip
 H100_FLOPS = 989e12  # bf16, dense, NVIDIA's data sheet
 COMMAND = "python -m lumo bench --device cuda"
+TOKENS = (16_384, 8192, 4096, 2048)  # of a step: the first whose activations fit
+SPARE = 0.85  # of a GPU's memory, for weights, activations and logits; the rest is the allocator's
+CASES, CLIP_FRAMES = 64, 375  # a suite of clips of 5 seconds, by EnCodec 24 kHz
 
 
 def large_shapes(device: str) -> list[Comparison]:
-    """8B rows and LoRA in bf16, and 0.6B golden decoding; not measured where there is no CUDA."""
-    if device != "cuda":
-        missing = f"not measured; on a GPU: {COMMAND}"
-        return [
-            Comparison("mfu_8B", "8B rows + LoRA step, bf16, MFU", "989 TFLOP/s of an H100", "≥ 0.45",
-                       figures={"how": missing}),
-            Comparison("decode_0_6B", "0.6B golden decode, batch 64", "bytes ÷ bandwidth", "≤ 2 × the roofline",
-                       figures={"how": missing}),
-        ]  # fmt: skip
-    return [mfu("8B", device), decode_roofline("0.6B", device)]
+    """A step of rows and LoRA in bf16, the memory of logits, and golden decoding; not measured where there is no CUDA."""
+    if device == "cuda":
+        steps = [mfu(size, device, tokens_that_fit(size)) for size in QWEN3]
+        return [*steps, logits_memory("8B", device), decode_roofline("0.6B", device)]
+    rows = [*map(_mfu_row, QWEN3), _logits_row("8B"), _decode_row("0.6B", CASES)]
+    return [replace(row, figures={"how": f"not measured; on a GPU: {COMMAND}"}) for row in rows]
+
+
+def _mfu_row(size: str) -> Comparison:
+    goal = "≥ 0.45" if size == "8B" else ""
+    return Comparison(f"mfu_{_key(size)}", f"{size} rows + LoRA step, bf16, MFU", "989 TFLOP/s of an H100", goal)
+
+
+def _logits_row(size: str) -> Comparison:
+    return Comparison(
+        f"logits_{_key(size)}", f"{size} memory of logits at 16,384 tokens, GB", "all supervised", "≤ 0.3"
+    )
+
+
+def _decode_row(size: str, cases: int) -> Comparison:
+    what = f"{size} golden decode, batch {cases}"
+    return Comparison(f"decode_{_key(size)}", what, "bytes ÷ bandwidth", "≤ 2 × the roofline")
+
+
+def _key(size: str) -> str:
+    return size.replace(".", "_")
 
 
 def made(trunk: dict[str, Any], space: TokenSpace, device: str, dtype: torch.dtype) -> LumoModel:
     with torch.device(device):
         base = base_of(trunk, space.text_size, dtype=dtype)
     return LumoModel(base, space).to(device)
+
+
+def tokens_that_fit(size: str) -> int:
+    """Tokens of a step that a GPU has memory for, counted on a model without values. All 16,384 of 8B take 191 GB."""
+    with torch.device("meta"):
+        model = with_lora(base_of(QWEN3[size], TRUE_LAYOUT.text_size, dtype=torch.bfloat16).requires_grad_(False), 16)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    free = SPARE * torch.cuda.mem_get_info()[1] - weights
+    return next((n for n in TOKENS if activation_bytes(model, n // 1024, 1024) < free), TOKENS[-1])
 
 
 def mfu(
@@ -80,15 +112,44 @@ def mfu(
     flops = batch.tokens * (model.step_flops_per_token() + attention) + targets * head
     share = flops / seconds / H100_FLOPS
     figures = {"flops": flops, "seconds": seconds, "tokens_per_s": batch.tokens / seconds, "peak_bytes": peak}
-    return Comparison(f"mfu_{size}", f"{size} rows + LoRA step, bf16, MFU", "989 TFLOP/s of an H100", "≥ 0.45",
-                      share, None, None, share >= 0.45, figures)  # fmt: skip
+    row = _mfu_row(size)
+    return replace(row, ratio=share, reached=share >= 0.45 if row.goal else None, figures=figures)
+
+
+def logits_memory(
+    size: str,
+    device: str,
+    tokens: int = TOKENS[0],
+    trunk: dict[str, Any] | None = None,
+    space: TokenSpace = TRUE_LAYOUT,
+) -> Comparison:
+    """What the loss takes at its peak above what it takes with 16 positions at a time: gradients of hidden states and rows aside."""
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    width, draw = (trunk or QWEN3[size])["hidden_size"], torch.Generator(device).manual_seed(0)
+    make = partial(torch.randn, generator=draw, device=device)
+    hidden, old = make(tokens, width, dtype=dtype).requires_grad_(), make(space.text_size, width, dtype=dtype)
+    new, weights = make(space.new_rows, width).requires_grad_(), torch.ones(tokens, device=device)
+    labels = torch.randint(space.text_size, space.size, (tokens,), generator=draw, device=device)
+
+    def peak(chunk: int | None) -> int | None:
+        return peak_bytes(
+            lambda: split_cross_entropy(hidden, old, new, labels, weights, space.text_size, chunk), device
+        )
+
+    whole, least = peak(None), peak(16)
+    if whole is None or least is None:
+        return _logits_row(size)
+    taken = (whole - least) / 1e9
+    return replace(
+        _logits_row(size), ratio=taken, reached=taken <= 0.3, figures={"peak_bytes": whole, "tokens": tokens}
+    )
 
 
 def decode_roofline(
     size: str,
     device: str,
-    cases: int = 64,
-    frames: int = 64,
+    cases: int = CASES,
+    frames: int = CLIP_FRAMES,
     trunk: dict[str, Any] | None = None,
     space: TokenSpace = TRUE_LAYOUT,
 ) -> Comparison:
@@ -110,5 +171,4 @@ def decode_roofline(
     read = steps * body * width + cases * cache * sum(longest + step for step in range(steps))
     roofline = read / bandwidth(device)
     figures = {"seconds": seconds, "roofline_seconds": roofline, "tokens_per_s": cases * steps / seconds}
-    return Comparison(f"decode_{size.replace('.', '_')}", f"{size} golden decode, batch {cases}", "bytes ÷ bandwidth",
-                      "≤ 2 × the roofline", seconds / roofline, None, None, seconds <= 2 * roofline, figures)  # fmt: skip
+    return replace(_decode_row(size, cases), ratio=seconds / roofline, reached=seconds <= 2 * roofline, figures=figures)

@@ -86,7 +86,7 @@ def _miniature(profile: Profile, device: str, folder: Path, add: Callable) -> No
 
     add("mini training step", step)
     feed = Feed(pools, Mixture(params.rates, params.ramp_steps), size, space, profile.seed)
-    add("padding", lambda: padding(feed, params.steps))
+    add("padding", lambda: padding(feed, model, params.steps))
     per_token = 1 / steps[0].figures["tokens_per_s"]
     # each sample with one picture or clip is read once and trained twice an epoch, there and back
     add("loading shards", lambda: data.loading(folder / "shards", space, 2 * per_token))

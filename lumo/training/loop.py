@@ -117,7 +117,7 @@ class _Run:
         """One step: its line of the log, and whether the run has to end."""
         began, step = time.perf_counter(), self.done
         self.model.train()
-        batch = self.feed.at(step, parallel.rank(), parallel.size())
+        batch = self.model.arranged(self.feed.at(step, parallel.rank(), parallel.size()))
         loss, losses, groups = self.model.loss(batch, lambda groups: task_weights(groups, len(self.feed.names)))
         _check_finite(loss, step)
         loss.backward()
