@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     adopt.add_argument("out", type=Path, help="a new folder for files of the codecs' size, the manifest and a profile")
     adopt.add_argument("--profile", default="mini", help="whose codecs the files are for (%(default)s)")
     adopt.add_argument(
-        "--fit", choices=("crop", "stretch"), default="crop", help="pictures of other proportions (%(default)s)"
+        "--fit", choices=("crop", "stretch"), help="pictures of other proportions (stretch for SEED-2, else crop)"
     )
     adopt.add_argument(
         "--long", choices=("first", "split"), default="first", help="sounds longer than a clip (%(default)s)"

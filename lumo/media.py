@@ -109,7 +109,7 @@ def read_image(path: Path | str, resolution: tuple[int, int] | None = None) -> I
             if resolution and (height, width) != tuple(resolution):
                 raise MediaError(
                     f"{path}: picture is {width}x{height} pixels, "
-                    f"expected {resolution[1]}x{resolution[0]}; resize it first"
+                    f"expected {resolution[1]}x{resolution[0]}; resize it first, as lumo adopt does"
                 )
             if file.format == "PNG" and PNG_END not in data:
                 raise MediaError(f"{path}: truncated, expected a PNG up to its end mark; export it again")
@@ -159,13 +159,6 @@ def _rgb(picture: PILImage.Image) -> PILImage.Image:
     return picture.convert("RGB")
 
 
-def stretched(image: Image, resolution: tuple[int, int]) -> Image:
-    """The whole picture at (height, width), its proportions changed: bicubic, over as many pixels as one of the new covers."""
-    height, width = resolution
-    made = PILImage.fromarray(image.pixels).resize((width, height), PILImage.Resampling.BICUBIC)
-    return Image(np.array(made))
-
-
 def read_audio(path: Path | str, policy: ClipPolicy | None = None) -> Audio:
     """Read a WAV, FLAC, MP3 or Ogg file.
 
@@ -205,13 +198,17 @@ def read_audio(path: Path | str, policy: ClipPolicy | None = None) -> Audio:
 
 def _check_policy(path: Path, policy: ClipPolicy, rate: int, channels: int, frames: int) -> None:
     if rate != policy.sample_rate_hz:
-        raise MediaError(f"{path}: sound is at {rate} Hz, expected {policy.sample_rate_hz} Hz; resample it first")
+        raise MediaError(
+            f"{path}: sound is at {rate} Hz, expected {policy.sample_rate_hz} Hz; resample it first, as lumo adopt does"
+        )
     if channels != policy.channels:
-        raise MediaError(f"{path}: sound has {channels} channels, expected {policy.channels}; mix it first")
+        raise MediaError(
+            f"{path}: sound has {channels} channels, expected {policy.channels}; mix it first, as lumo adopt does"
+        )
     if frames != policy.samples:
         raise MediaError(
             f"{path}: sound is {frames / rate:.3f} s long ({frames} samples), "
-            f"expected {policy.duration_s:g} s ({policy.samples}); cut or pad it first"
+            f"expected {policy.duration_s:g} s ({policy.samples}); cut or pad it first, as lumo adopt does"
         )
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from lumo import hub
+from lumo import hub_cache
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS = ROOT / "params"
@@ -126,7 +126,7 @@ class Codecs(Section):
 
 
 class Backbone(Section):
-    """path: a folder in Hugging Face's format, or `hub:OWNER/NAME`, see `lumo.hub`; null is the miniature's own."""
+    """path: a folder in Hugging Face's format, or `hub:OWNER/NAME`, see `lumo.hub_cache`; null is the miniature's own."""
 
     path: str | None = None
 
@@ -288,7 +288,7 @@ def _line(where: str, fault: dict) -> str:
 
 def weights_folder(path: str | None, miniature: str, files: tuple[str, ...] = ("config.json",)) -> Path:
     """Where a part's weights lie: a folder that the profile names, relative to the project or in the hub's cache (`hub:OWNER/NAME`,
-    see `lumo.hub`), or the miniature's own. Of EnCodec's, Meta's own `.th` file instead of a folder.
+    see `lumo.hub_cache`), or the miniature's own. Of EnCodec's, Meta's own `.th` file instead of a folder.
 
     files: what must lie there
     Raises ParamsError when one of them doesn't, or when there is no such `.th` file; HubError for what the cache hasn't.
@@ -318,7 +318,7 @@ def has_weights(path: str | None) -> bool:
 
 
 def _named(path: str) -> Path:
-    return hub.snapshot(path) if hub.is_hub(path) else ROOT / Path(path).expanduser()
+    return hub_cache.snapshot(path) if hub_cache.is_hub(path) else ROOT / Path(path).expanduser()
 
 
 def dotted(key: str, value: Any) -> dict:

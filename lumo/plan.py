@@ -22,7 +22,7 @@ import torch
 
 from lumo import full
 from lumo.backbone import Skeleton, load_model, skeleton
-from lumo.codecs.sizes import Sizes, known_codecs
+from lumo.codecs.sizes import CodecSizes, known_codecs
 from lumo.datasets import world
 from lumo.datasets.manifest import Row, read_manifest
 from lumo.footprint import FP32, PlanError, generation_bytes, held_bytes, training_bytes
@@ -149,7 +149,7 @@ def _assumed(profile: Profile, tokenizer: UnifiedTokenizer, rows: int) -> list[s
     if path and not path.is_file():
         lines.append(f"{path} isn't there: {rows} rows with the generated world's captions stand for it")
     for medium in ("image", "audio"):
-        if isinstance(tokenizer.codecs[medium], Sizes):
+        if isinstance(tokenizer.codecs[medium], CodecSizes):
             lines.append(
                 f"codecs.{medium} has no weights there: its sizes are known, its memory and disk aren't counted"
             )

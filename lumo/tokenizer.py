@@ -115,7 +115,19 @@ def load_tokenizer(profile: Profile) -> UnifiedTokenizer:
     """The unified tokenizer of a profile's backbone and codecs, these on its device. Raises ParamsError, HubError, CodecError or MachineError."""
     backbone = weights_folder(profile.backbone.path, "backbone")
     codecs = load_codecs(profile.codecs, device_of(profile.device))
+    _check_writing(profile, codecs)
     return UnifiedTokenizer(make_space(backbone, codecs), load_text_tokenizer(backbone), codecs)
+
+
+def _check_writing(profile: Profile, codecs: CodecSet) -> None:
+    """Raises CodecError when the profile trains a task whose answers its codec can't decode: 05 would be the first to need it."""
+    for task, modality in (("t2i", "image"), ("t2a", "audio")):
+        codec, rates = codecs[modality], profile.stage4.rates
+        if codec.cannot_decode and task in profile.tasks:
+            raise CodecError(
+                f"stage4.rates.{task} is {rates[task]:g}, and codec '{modality}' ({codec.name}) only reads: {codec.cannot_decode}; "
+                f"add what is missing (lumo/codecs/README.md), or set stage4.rates.{task} to 0"
+            )
 
 
 def load_config(backbone: Path) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -108,6 +110,28 @@ def tokenizer(toy_folder, codecs) -> UnifiedTokenizer:
     """2 audio codebooks of 16, image codebooks of 16 and 48; 768 text rows of which fewer are the tokenizer's."""
     return UnifiedTokenizer(
         make_space(toy_folder / "backbone", codecs), load_text_tokenizer(toy_folder / "backbone"), codecs
+    )
+
+
+class OnlyReads:
+    """An image codec without what it decodes with, as SEED-2 without unCLIP."""
+
+    cannot_decode = "its decoder isn't there"
+
+    def __init__(self, codec):
+        self.codec = codec
+
+    def __getattr__(self, name):
+        return getattr(self.codec, name)
+
+    def decode(self, codes):
+        raise AssertionError("nothing is there to decode with")
+
+
+@pytest.fixture
+def only_reads(tokenizer) -> UnifiedTokenizer:
+    return UnifiedTokenizer(
+        tokenizer.space, tokenizer.text, replace(tokenizer.codecs, image=OnlyReads(tokenizer.codecs.image))
     )
 
 

@@ -84,6 +84,15 @@ def test_larger_pictures_are_measured_at_the_codecs_size(tokenizer, media):
     assert found["median"] == pytest.approx(own["median"], abs=0.05)
 
 
+def test_a_codec_that_only_reads_is_audited_without_round_trips(only_reads, media):
+    found = audit_space(only_reads, media, TEXTS[:2])["codecs"]
+    pictures = found["image"]
+    assert all(pictures[must] for must in audit.MUSTS)
+    assert pictures["not_decoded"] == "its decoder isn't there" and "not_decoded" not in found["audio"]
+    assert {trip["over"] for trip in pictures["round_trips"].values()} == {0}
+    assert found["audio"]["round_trips"]["mel_distance"]["over"] == 2
+
+
 def test_what_does_not_decode_is_not_measured(tokenizer, media):
     clips = [item for item in media if not isinstance(item, Image)]
     found = audit_codec(Broken(tokenizer, "sizes_match"), "audio", clips)
@@ -131,6 +140,11 @@ def test_all_hostile_decoding_decodes(model, tokenizer):
         (name, kind) for name in TASKS for kind in ("random", "huge", "not a number")
     ]
     assert all(line["decoded"] == line["cases"] == 3 for line in table)
+
+
+def test_what_cannot_be_decoded_is_not_asked_of_hostile_logits(model, only_reads):
+    table = hostile_decoding(model, only_reads, max_text_tokens=4, cases=1, seed=0)
+    assert {line["task"] for line in table} == TASKS.keys() - {"t2i"}
 
 
 def test_hostile_logits_are_hostile_and_the_model_stays_itself(model, tokenizer):

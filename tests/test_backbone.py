@@ -190,7 +190,7 @@ def test_with_attention_by_segment_it_is_the_stock_model_too(tmp_path, toy_folde
     train_a_step(with_lora(model), tokenizer)
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "qwen3 untied", "gpt2", "qwen3_moe"])
+@pytest.mark.parametrize("kind", ["qwen3", "qwen3 untied", "llama", "gpt2", "qwen3_moe"])
 def test_in_bf16_within_its_rounding(tmp_path, toy_folder, codecs, kind):
     folder = make(tmp_path / "backbone", toy_folder, *WORK[kind], dtype=torch.bfloat16)
     tokenizer = tokenizer_of(folder, codecs)
@@ -210,9 +210,19 @@ def test_in_bf16_within_its_rounding(tmp_path, toy_folder, codecs, kind):
         model.export(tmp_path / "export", tokenizer.text)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "export", local_files_only=True).eval()
     assert plain.dtype == torch.bfloat16
+    text = line[line < 768]
+    adapted = PeftModel.from_pretrained(load_base(folder), str(tmp_path / "saved" / "adapter")).eval()
+    assert adapted.base_model.model.dtype == torch.bfloat16
     with torch.no_grad():
-        gap = (plain(line[None]).logits[0].float() - ours).std() / ours.std()
-    assert gap < 0.05
+        expected = logits_of(model, text)[:, :768]
+        assert gap(plain(line[None]).logits[0], ours) < 0.05
+        assert gap(adapted(input_ids=text[None]).logits[0], expected) < 0.05
+        assert gap(load_base(folder)(text[None]).logits[0], expected) > 0.2, "this LoRA does nothing"
+
+
+def gap(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    """Their difference, as a share of how far they spread."""
+    return ((logits.float() - expected).std() / expected.std()).item()
 
 
 CHAT = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

@@ -16,7 +16,7 @@ LUMO = Path(__file__).resolve().parent.parent / "lumo"
 FLOORS = {
     "__init__": 0,
     "files": 0,
-    "hub": 0,
+    "hub_cache": 0,
     "space": 1,
     "media": 1,
     "patterns": 1,
@@ -76,7 +76,7 @@ ROOMS = {
     "diffusers": {"codecs/seed2"},
     "peft": {"model", "backbone", "lora", "bench"},
     # codecs: an error class of its config files
-    "huggingface_hub": {"hub", "pull", "codecs"},
+    "huggingface_hub": {"hub_cache", "pull", "codecs"},
     "tokenizers": {"miniature"},
     "safetensors": {"model", "backbone", "codecs", "training", "miniature"},
     "webdataset": {"shards"},
@@ -95,7 +95,7 @@ ROOMS = {
     "jupyter_client": {"workbook"},
 }
 NO_TORCH = {
-    "files", "hub", "space", "media", "patterns", "params", "sequence", "datasets", "fidelity", "shards", "scores", "show",
+    "files", "hub_cache", "space", "media", "patterns", "params", "sequence", "datasets", "fidelity", "shards", "scores", "show",
 }  # fmt: skip
 
 

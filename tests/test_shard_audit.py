@@ -145,12 +145,15 @@ def test_a_stream_is_what_is_read(shards, tokenizer):
         assert [s.id for s in read] == [s.id for s in streamed]
 
 
-def test_spots_are_spread_over_all_and_hold(shards, described, tokenizer):
+def test_spots_are_spread_over_all_and_hold(shards, described, tokenizer, only_reads):
     audit = audited({split: read_shards(shards, split, tokenizer.space) for split in SPLITS}, tokenizer, every=4)
     total = audit.findings()["samples"]
     assert len(audit.spots) == -(-total // 4)
     checks = spot_checks(audit.spots, tokenizer, described.parent)
-    assert set(checks.values()) == {len(audit.spots)}
+    assert checks == dict.fromkeys(("retokenised", "retokenised_same", "decoded"), len(audit.spots)) | {"only_read": 0}
+    pictures = sum("image" in sample.ids for sample in audit.spots)
+    only = spot_checks(audit.spots, only_reads, described.parent)
+    assert only == checks | {"decoded": len(audit.spots) - pictures, "only_read": pictures} and pictures
 
 
 def test_spots_that_dont_agree_with_their_files_are_counted(shards, described, tokenizer, tmp_path):
@@ -161,8 +164,9 @@ def test_spots_that_dont_agree_with_their_files_are_counted(shards, described, t
     samples[picture] = with_ids(samples[picture], image=ids)
     reworded = next(n for n in range(6) if n != picture)
     samples[reworded] = with_ids(samples[reworded], text=tokenizer.encode_text("another caption"))
-    assert spot_checks(samples, tokenizer, described.parent) == {"retokenised": 6, "retokenised_same": 4, "decoded": 6}
+    found = {"retokenised": 6, "retokenised_same": 4, "decoded": 6, "only_read": 0}
+    assert spot_checks(samples, tokenizer, described.parent) == found
     samples[reworded] = with_ids(samples[reworded], text=ids)
     samples[picture] = with_ids(samples[picture], image=ids[:-1])
-    assert spot_checks(samples, tokenizer, described.parent) == {"retokenised": 6, "retokenised_same": 4, "decoded": 4}
+    assert spot_checks(samples, tokenizer, described.parent) == found | {"decoded": 4}
     assert spot_checks(samples, tokenizer, tmp_path)["retokenised_same"] == 0  # the files aren't there

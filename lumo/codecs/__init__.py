@@ -27,12 +27,18 @@ class CodecError(ValueError):
 
 
 class Codec(Protocol):
-    """name: the adapter's; codebooks: K; cardinalities: codes in each book; frames: T of one clip or picture."""
+    """name: the adapter's; codebooks: K; cardinalities: codes in each book; frames: T of one clip or picture.
+
+    cannot_decode: why it only reads, None where its codes become media again
+    A codec takes media of one size and refuses all others, by the file's name; `lumo adopt` makes them. A codec of pictures has
+    `fit`, how one of other proportions becomes a square there, see `Adoption`.
+    """
 
     name: str
     codebooks: int
     cardinalities: tuple[int, ...]
     frames: int
+    cannot_decode: str | None
 
     @property
     def card(self) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class DacCodec:
     """
 
     name = "dac"
+    cannot_decode = None
 
     def __init__(self, folder: Path, codebooks: int, clip_s: float, device: str = "cpu", bare: bool = False):
         model = load_pretrained(DacModel, folder, "DAC", bare)

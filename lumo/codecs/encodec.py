@@ -37,6 +37,7 @@ class EncodecCodec:
     """
 
     name = "encodec"
+    cannot_decode = None
 
     def __init__(
         self,

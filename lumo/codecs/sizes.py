@@ -17,7 +17,7 @@ from lumo.params import AudioCodec, Codecs, ImageCodec, has_weights, weights_fol
 
 
 @dataclass(frozen=True)
-class Sizes:
+class CodecSizes:
     """A codec's sizes, under the names of `Codec`. cardinalities: codes in each book; frames: T of one clip or picture."""
 
     name: str
@@ -43,21 +43,21 @@ def known_codecs(params: Codecs) -> CodecSet:
     )
 
 
-def image_sizes(params: ImageCodec) -> Sizes:
+def image_sizes(params: ImageCodec) -> CodecSizes:
     """SEED-2's as published, VQGAN's from model.yaml. Raises ParamsError or CodecError where that isn't there, can't be
     read, or doesn't say them."""
     if params.name == "seed2":
         published = Seed2Config()
-        return Sizes("seed2", (published.codes,), published.queries)
+        return CodecSizes("seed2", (published.codes,), published.queries)
     if params.name == "twotone":
         raise CodecError(
             f"codecs.image: {params.path} holds no weights, and the sizes of {params.name} stand there alone; make them first"
         )
     config = read_config(weights_folder(params.path, "image_codec", ("model.yaml",)) / "model.yaml")
-    return Sizes("vqgan", (config.n_embed,), config.ddconfig.heights[-1] ** 2)
+    return CodecSizes("vqgan", (config.n_embed,), config.ddconfig.heights[-1] ** 2)
 
 
-def audio_sizes(params: AudioCodec) -> Sizes:
+def audio_sizes(params: AudioCodec) -> CodecSizes:
     """From config.json. Raises ParamsError where there is none, CodecError for one that doesn't suit, and as `image_sizes`."""
     folder = weights_folder(params.path, "audio_codec")
     if params.name == "encodec":
@@ -68,4 +68,4 @@ def audio_sizes(params: AudioCodec) -> Sizes:
         raise CodecError(
             f"codecs.audio: {folder} holds no weights, and the sizes of {params.name} stand there alone; make them first"
         )
-    return Sizes(codec.name, codec.cardinalities, codec.frames)
+    return CodecSizes(codec.name, codec.cardinalities, codec.frames)

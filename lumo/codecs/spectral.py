@@ -118,6 +118,7 @@ class SpectralCodec:
     """
 
     name = "spectral"
+    cannot_decode = None
 
     def __init__(self, folder: Path, bandwidth_kbps: float, clip_s: float):
         try:

@@ -19,7 +19,7 @@ from lumo.params import Count, Number, Section, read_yaml
 GROUPS = 32  # of channels, in every normalisation
 
 
-class Sizes(Section):
+class NetworkSizes(Section):
     """`ddconfig`: of encoder and decoder alike.
 
     ch: channels at full resolution; ch_mult: their multiples, after each halving
@@ -40,7 +40,7 @@ class Sizes(Section):
     dropout: Number = 0.0
 
     @model_validator(mode="after")
-    def _whole(self) -> Sizes:
+    def _whole(self) -> NetworkSizes:
         if self.resolution % 2 ** (len(self.ch_mult) - 1):
             raise ValueError(f"resolution {self.resolution} can't be halved {len(self.ch_mult) - 1} times")
         if self.ch % GROUPS:
@@ -66,7 +66,7 @@ class VqganConfig(Section):
     All else is training's.
     """
 
-    ddconfig: Sizes
+    ddconfig: NetworkSizes
     n_embed: Count
     embed_dim: Count
     remap: None = None

@@ -74,6 +74,8 @@ class TwoToneCodec:
 
     name = "twotone"
     codebooks = 2
+    cannot_decode = None
+    fit = "crop"
 
     def __init__(self, folder: Path):
         try:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lumo.codecs import CodecError, check_pictures, weights_sha256
-from lumo.codecs.taming import GROUPS, Sizes, VqganConfig, check_state, read_config, read_state
+from lumo.codecs.taming import GROUPS, NetworkSizes, VqganConfig, check_state, read_config, read_state
 from lumo.codecs.twotone import pixels_of
 from lumo.codecs.vectors import nearest
 from lumo.media import Image, read_image
@@ -37,6 +37,8 @@ class VqganCodec:
 
     name = "vqgan"
     codebooks = 1
+    cannot_decode = None
+    fit = "crop"  # as taming-transformers' own loader of pictures does
 
     def __init__(self, folder: Path, device: str = "cpu"):
         config = read_config(folder / "model.yaml")
@@ -115,7 +117,7 @@ class Vqgan(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self, sizes: Sizes):
+    def __init__(self, sizes: NetworkSizes):
         super().__init__()
         self.conv_in = conv3(3, sizes.ch)
         self.down = nn.ModuleList()
@@ -137,7 +139,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """One residual block more at each resolution than the encoder; `up` counts from the highest, which is the last to run."""
 
-    def __init__(self, sizes: Sizes):
+    def __init__(self, sizes: NetworkSizes):
         super().__init__()
         deepest = sizes.widths[-1]
         self.conv_in, self.mid = conv3(sizes.z_channels, deepest), middle(deepest)

@@ -33,6 +33,8 @@ from lumo.media import Audio, ClipPolicy, Image, MediaError, png_bytes, read_aud
 
 SILENCE_DBFS = -80.0
 Progress = Callable[[int, int], None]  # rows done, and of how many
+# what CLIP's, and with it SEED-2's, own code reads pictures through; with antialiasing
+FILTER = PILImage.Resampling.BICUBIC
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,14 @@ class Adoption:
 
     @classmethod
     def of(cls, codecs: Any, **how: Any) -> Adoption:
-        """With the sizes that a set of codecs takes."""
+        """With the sizes that a set of codecs takes, and unless `how` says it the fit that its pictures had in training."""
         side = codecs.image.card["resolution"]
-        return cls((side, side), codecs.audio.policy, **how)
+        return cls((side, side), codecs.audio.policy, **{"fit": codecs.image.fit} | how)
 
     @property
     def way(self) -> list[Any]:
         """What a file depends on."""
-        return [list(self.resolution), list(asdict(self.clips).values()), self.fit, self.long]
+        return [list(self.resolution), list(asdict(self.clips).values()), self.fit, self.long, FILTER.name]
 
 
 @dataclass
@@ -258,10 +260,10 @@ def fitted(image: Image, how: Adoption, done: Counter) -> Image:
     picture = PILImage.fromarray(image.pixels)
     done["pictures resized"] += 1
     if how.fit == "stretch":
-        made = picture.resize((width, height), PILImage.Resampling.LANCZOS)
+        made = picture.resize((width, height), FILTER)
     else:
         done["pictures cropped"] += image.resolution[0] * width != image.resolution[1] * height
-        made = ImageOps.fit(picture, (width, height), PILImage.Resampling.LANCZOS)
+        made = ImageOps.fit(picture, (width, height), FILTER)
     return Image(np.asarray(made, dtype=np.uint8))
 
 

@@ -95,12 +95,16 @@ def spot_checks(spots: Iterable[Sample], tokenizer: UnifiedTokenizer, base: Path
     """How many of these samples decode, and how many get the same ids when their files and words are tokenised again.
 
     base: the manifest's folder
+    only_read: of these, samples with a medium that its codec can't decode
     """
-    counts = {"retokenised": 0, "retokenised_same": 0, "decoded": 0}
+    counts = {"retokenised": 0, "retokenised_same": 0, "decoded": 0, "only_read": 0}
     for sample in spots:
         counts["retokenised"] += 1
         counts["retokenised_same"] += _holds(_same, sample, tokenizer, base)
-        counts["decoded"] += _holds(_decodes, sample, tokenizer)
+        if any(tokenizer.codecs[modality].cannot_decode for modality in sample.modalities - {"text"}):
+            counts["only_read"] += 1
+        else:
+            counts["decoded"] += _holds(_decodes, sample, tokenizer)
     return counts
 
 

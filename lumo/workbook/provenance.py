@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 
-from lumo import hub
+from lumo import hub_cache
 from lumo.params import ROOT, Profile
 from lumo.workbook.folders import profile_sha256
 
@@ -33,7 +33,7 @@ def provenance(profile: Profile) -> dict:
 def hub_commits(profile: Profile) -> dict[str, str]:
     """Of weights in the hub's cache: the part, and its name with the commit that is there now. Raises HubError."""
     parts = {"image codec": profile.codecs.image, "audio codec": profile.codecs.audio, "backbone": profile.backbone}
-    return {name: hub.commit(part.path) for name, part in parts.items() if hub.is_hub(part.path)}
+    return {name: hub_cache.commit(part.path) for name, part in parts.items() if hub_cache.is_hub(part.path)}
 
 
 def device(profile: Profile) -> str:

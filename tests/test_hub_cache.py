@@ -15,7 +15,7 @@ from refusals import refused
 
 from lumo.backbone import skeleton
 from lumo.codecs import load_codecs
-from lumo.hub import HubError, commit, snapshot
+from lumo.hub_cache import HubError, commit, snapshot
 from lumo.params import ROOT, ParamsError, load_profile, weights_folder
 from lumo.tokenizer import load_tokenizer
 from lumo.workbook.provenance import provenance
