@@ -23,7 +23,7 @@ RUN pip freeze | grep -i '^torch' | sed -E 's/ @ .*//' | while read -r name; do 
 RUN pip install --no-cache-dir --constraint /opt/torch-constraints.txt \
       "transformers>=5.17,<6" \
       "huggingface_hub>=1.31,<3" \
-      "peft>=0.19,<1" \
+      "peft>=0.20,<1" \
       "tokenizers>=0.22" \
       "safetensors>=0.7" \
       "numpy>=2" \

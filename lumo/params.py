@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lumo import hub_cache
+from lumo.nearest import perhaps
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS = ROOT / "params"
@@ -249,8 +250,10 @@ def profile_path(name: str) -> Path:
     """`mini` → params/mini.yaml; a path to a YAML file is taken as it is."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else PARAMS / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in PARAMS.glob("*.yaml")))
-        raise ParamsError(f"profile '{name}': no file {path}; expected one of {known}, or a path to a YAML file")
+        known = sorted(p.stem for p in PARAMS.glob("*.yaml"))
+        raise ParamsError(
+            f"profile '{name}'{perhaps(name, known)}: no file {path}; expected one of {', '.join(known)}, or a path to a YAML file"
+        )
     return path
 
 
@@ -279,11 +282,20 @@ def check_profile(content: dict, where: str) -> Profile:
 def _line(where: str, fault: dict) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"{where}: unknown key '{key}'; remove it, or look up its name in lumo/params.py"
+        meant = perhaps(str(fault["loc"][-1]), _keys_in(fault["loc"][:-1]))
+        return f"{where}: unknown key '{key}'{meant}; remove it, or look up its name in lumo/params.py"
     if fault["type"] == "missing":
         return f"{where}: key '{key}' is missing; see params/mini.yaml for one that works"
     message = fault["msg"].removeprefix("Value error, ")
     return f"{where}: {key} is {fault['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _keys_in(section: tuple[int | str, ...]) -> list[str]:
+    """The keys that a section of a profile knows."""
+    model: Any = Profile
+    for name in section:
+        model = model.model_fields[name].annotation
+    return list(model.model_fields)
 
 
 def weights_folder(path: str | None, miniature: str, files: tuple[str, ...] = ("config.json",)) -> Path:

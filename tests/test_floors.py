@@ -17,6 +17,7 @@ FLOORS = {
     "__init__": 0,
     "files": 0,
     "hub_cache": 0,
+    "nearest": 0,
     "space": 1,
     "media": 1,
     "patterns": 1,
@@ -56,7 +57,8 @@ FLOORS = {
     "show": 9,
     "pull": 10,
     "workbook": 10,
-    "__main__": 11,
+    "commands": 11,
+    "__main__": 12,
 }
 # a third party → the rooms (modules, or files of a package) that may import it
 ROOMS = {
@@ -95,7 +97,7 @@ ROOMS = {
     "jupyter_client": {"workbook"},
 }
 NO_TORCH = {
-    "files", "hub_cache", "space", "media", "patterns", "params", "sequence", "datasets", "fidelity", "shards", "scores", "show",
+    "files", "hub_cache", "nearest", "space", "media", "patterns", "params", "sequence", "datasets", "fidelity", "shards", "scores", "show",
 }  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def test_missing_key(tmp_path):
 
 
 def test_missing_profile_names_the_ones_there_are():
-    with pytest.raises(ParamsError, match=r"profile 'minni': no file .*; expected one of .*mini"):
+    with pytest.raises(ParamsError, match=r"profile 'minni' \(perhaps 'mini'\?\): no file .*; expected one of .*mini"):
         load_profile("minni")
 
 

@@ -117,10 +117,11 @@ def test_environment_replaces_only_the_default_profile(tmp_path, monkeypatch):
     [
         ({"stage4": {"stepz": 1}}, r"mini\.yaml with parameters of 04_b: unknown key 'stage4\.stepz'"),
         ({"seed": "x"}, "seed is 'x'"),
-        ({"profile": "minni"}, "profile 'minni': no file"),
+        ({"profile": "minni"}, r"profile 'minni' \(perhaps 'mini'\?\): no file"),
         ({"profile": 3}, "04_b: profile is 3, expected a name"),
         ({"run_dir": 3}, "run_dir is 3, expected a path"),
         ({"In": ["", "seed = None", "# Parameters\nstpes = 3\n"]}, "04_b: unknown parameter 'stpes'; expected one of"),
+        ({"In": ["", "", "# Parameters\nstag4 = 3\n"]}, r"unknown parameter 'stag4' \(perhaps 'stage4'\?\)"),
     ],
 )
 def test_bad_parameters_are_one_line(namespace, line):
@@ -284,6 +285,7 @@ def test_index_shows_the_change_since_the_last_report(own_reports):
     page = write_index(new.folder, ["01_a"], "lumo report").read_text()
     assert f"change since {old.folder.name}" in page and "+0.05" in page
     assert "Not finished: 0 of 1 notebooks done" in page
+    assert page.count("<table>") == page.count('<div class="wide"><table>') > 2  # wide ones scroll by themselves
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
@@ -292,11 +294,12 @@ def test_index_shows_the_change_since_the_last_report(own_reports):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["report", "--profile", "minni"], "ParamsError: profile 'minni': no file"),
-        (["run", "04", "-p", "stage4.stepz", "1"], "unknown key 'stage4.stepz'|the start of 0 notebooks' names"),
+        (["report", "--profile", "minni"], r"ParamsError: profile 'minni' \(perhaps 'mini'\?\): no file"),
+        (["run", "04", "-p", "stage4.stepz", "1"], r"unknown key 'stage4.stepz' \(perhaps 'steps'\?\)"),
         (["report", "-p", "stage4.steps", "ten"], "stage4.steps is 'ten'"),
         (["report", "-p", "stage4.steps", "[1"], r"-p stage4.steps: '\[1': not YAML"),
         (["report", "-p", "profile", "mini"], "chosen with --profile"),
+        (["run", "04_stage3"], r"'04_stage3' \(perhaps '04_stage4'\?\) is"),
         (["run", "nothing"], "'nothing' is the start of 0 notebooks' names"),
     ],
 )
@@ -321,6 +324,22 @@ def test_interrupt_is_status_130(monkeypatch, capsys):
     monkeypatch.setattr(workbook, "report", interrupted)
     assert shell.main(["report"]) == 130
     assert "run the same command again to go on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["report", "run", "notebooks", "plan", "train", "bench", "adopt", "pull", "kernel"])
+def test_every_command_has_its_help(command, capsys):
+    for words in (["--help"], [command, "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            shell.main(words)
+        assert caught.value.code == 0
+        assert command in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rows", ["0", "-3", "ten", "1.5"])
+def test_a_count_is_a_whole_number_above_0(rows, capsys):
+    with pytest.raises(SystemExit) as caught:
+        shell.main(["bench", "--rows", rows])
+    assert caught.value.code == 2 and f"got '{rows}', expected a whole number above 0" in capsys.readouterr().err
 
 
 def test_help_needs_no_torch():
@@ -382,6 +401,76 @@ def test_report_stops_at_a_failure_and_goes_on_after_mending(tmp_path, own_repor
     assert seconds["total"] == pytest.approx(seconds["01_a"] + seconds["02_b"], abs=0.02)
     assert f"{folder.name}/index.html" in (own_reports / "index.html").read_text()
     assert str(tmp_path) not in (folder / "01_a.ipynb").read_text().replace(str(nbs), "")
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Notebooks that record one gate and leave their pages, without a kernel; those named in `failing` fail."""
+    failing: set[str] = set()
+
+    def pretend(name, profile, overrides, folder, notebooks):
+        if name in failing:
+            return workbook.Outcome(name, 1, folder / f"{name}.failed.ipynb", failure=workbook.Failure(4, "x", "E: e"))
+        gate = {"name": "g", "got": 0, "expected": "1", "passed": overrides.get("seed") == 1}
+        begin(name, {"run_dir": str(folder), "profile": profile}).record({f"gates.{name}": [gate]})
+        for suffix in (".ipynb", ".html"):
+            (folder / f"{name}{suffix}").write_text("{}")
+        progress.note_done(folder, name, "inputs", 1)
+        return workbook.Outcome(name, 1, folder / f"{name}.ipynb", folder / f"{name}.html")
+
+    monkeypatch.setattr(sys.modules["lumo.workbook.reporting"], "run_notebook", pretend)
+    return failing
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        ([], 0, "gates: 0 of 6 passed; the exit status is 0 all the same, and 3 with --strict"),
+        (["--strict"], 3, "gates: 0 of 6 passed\n"),
+        (["--strict", "-p", "seed", "1"], 0, "gates: 6 of 6 passed\n"),
+    ],
+)
+def test_gates_that_fail_have_a_status_where_asked(words, status, says, pretended, own_reports, capsys):
+    assert shell.main(["report", *words]) == status
+    said = capsys.readouterr()
+    assert says in said.out
+    line = f"GatesFailed: 6 of 6 gates failed; {own_reports / f'{TODAY}-mini' / 'index.html'} says which\n"
+    assert said.err == (line if status else "")
+    assert folders.is_finished(own_reports / f"{TODAY}-mini")
+
+
+def test_one_notebook_is_indexed_too(pretended, own_reports, capsys):
+    folder = own_reports / f"{TODAY}-mini"
+    assert shell.main(["run", "01"]) == 0
+    assert (
+        capsys.readouterr().out
+        == f"01_token_space … 1 s\npage: {folder}/01_token_space.html\nindex: {folder}/index.html\n"
+    )
+    assert "Not finished: 1 of 6 notebooks done" in (folder / "index.html").read_text()
+    assert folder.name in (own_reports / "index.html").read_text()
+    assert shell.main(["report"]) == 0
+    assert folders.read_summary(folder)["gates"] == {"passed": 0, "total": 6}
+
+    # a finished report stays one, and says both commands
+    assert shell.main(["run", "04", "-p", "seed", "1", "--run-dir", str(folder)]) == 0
+    assert folders.read_summary(folder)["gates"] == {"passed": 1, "total": 6}
+    assert "lumo report --profile mini\nlumo run 04 --profile mini -p seed 1" in (folder / "index.html").read_text()
+
+    # one that lost a notebook isn't
+    pretended.add("05_golden")
+    assert shell.main(["run", "05", "--run-dir", str(folder)]) == 1
+    assert "WorkbookError: 05_golden failed in cell 4 (x): E: e" in capsys.readouterr().err
+    assert "Stopped: 05_golden failed" in (folder / "index.html").read_text() and not folders.is_finished(folder)
+
+
+def test_running_one_notebook_elsewhere(pretended, own_reports, tmp_path, capsys):
+    """No index beside a folder outside the reports, and no page of another profile's report is lost."""
+    assert shell.main(["run", "01", "--run-dir", str(tmp_path / "own")]) == 0
+    assert (tmp_path / "own" / "index.html").is_file() and not (tmp_path / "index.html").exists()
+    finish(tmp_path / "own")
+    assert shell.main(["run", "01", "--profile", "smoke", "--run-dir", str(tmp_path / "own")]) == 1
+    assert "holds a run of profile 'mini', got 'smoke'; choose another run_dir" in capsys.readouterr().err
+    assert folders.is_finished(tmp_path / "own") and (tmp_path / "own" / "01_token_space.ipynb").is_file()
 
 
 def test_notebooks_after_a_changed_one_run_again(tmp_path, own_reports, monkeypatch):

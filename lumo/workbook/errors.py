@@ -14,6 +14,10 @@ class WorkbookError(ValueError):
     """Something a run needs and doesn't have; the message is one line."""
 
 
+class GatesFailed(WorkbookError):
+    """Every notebook ran, and a gate failed where that was asked to be an error."""
+
+
 def is_expected(error: BaseException) -> bool:
     """Errors whose line says all there is to say: lumo's own, a full disk, and a path that can't be used. Anything else deserves its traceback."""
     ours = type(error).__module__.partition(".")[0] == "lumo" and isinstance(error, Exception)

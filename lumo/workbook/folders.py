@@ -31,6 +31,12 @@ def is_finished(folder: Path) -> bool:
     return (folder / FINISHED).is_file()
 
 
+def read_summary(folder: Path) -> dict:
+    """What a finished report's report.json says; empty where the folder isn't finished."""
+    path = folder / FINISHED
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def runs_of(reports: Path, profile: str) -> list[Path]:
     """The dated folders of a profile, oldest first."""
     pattern = re.compile(rf"(\d{{4}}-\d\d-\d\d)-{re.escape(profile)}(?:-(\d+))?")
@@ -85,6 +91,15 @@ def read_profile(folder: Path) -> Profile | None:
     """The resolved profile that the folder was begun with; None in an empty folder."""
     path = folder / "profile.yaml"
     return check_profile(read_yaml(path), str(path)) if path.is_file() else None
+
+
+def refuse_other_profile(folder: Path, profile: Profile) -> None:
+    """Raises WorkbookError where the folder was begun with a profile of another name."""
+    begun_with = profile_name_in(folder)
+    if begun_with not in (None, profile.profile):
+        raise WorkbookError(
+            f"{folder} holds a run of profile '{begun_with}', got '{profile.profile}'; choose another run_dir"
+        )
 
 
 def profile_name_in(folder: Path) -> str | None:

@@ -16,13 +16,18 @@ _TEMPLATE = """{% extends 'index.html.j2' %}
 """
 
 _STYLE = """
+:root{color-scheme:light dark}
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 h1{margin-bottom:.2rem} h2{margin-top:2rem;font-size:1.15rem} a{color:#0b5cad}
 table{border-collapse:collapse;width:100%} th,td{text-align:left;padding:.25rem .6rem;border-bottom:1px solid #ddd}
 code,pre{background:#f4f4f4;padding:.1rem .3rem;overflow-x:auto}
 .verdict{padding:.7rem 1rem;border-left:.4rem solid;font-size:1.1rem} .good{color:#14632d;border-color:#2a9d4e}
 .bad{color:#9b1c1c;border-color:#d33} .bar{background:#7aa7d9;height:.7rem;min-width:2px}
-.box{background:#f7f7f4;padding:.5rem 1rem}
+.box{background:#f7f7f4;padding:.5rem 1rem} .box td:last-child{overflow-wrap:anywhere}
+.wide{overflow-x:auto}
+@media (prefers-color-scheme:dark){
+body{color:#ddd;background:#1b1b1b} a{color:#7db8f0} th,td{border-color:#444} code,pre{background:#2a2a2a}
+.good{color:#6fcf8b} .bad{color:#ff8a80} .box{background:#242424}}
 """
 
 
@@ -37,9 +42,10 @@ def link(target: str, label: Any) -> str:
 
 def table(head: Iterable[Any], rows: Iterable[Iterable[str]]) -> str:
     """head is escaped; the cells of rows are HTML already."""
-    top = "".join(f"<th>{text(label)}</th>" for label in head)
+    top = "".join(f'<th scope="col">{text(label)}</th>' for label in head)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    # a table that is wider than the screen scrolls by itself, and the page stays
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def document(title: str, body: str) -> str:

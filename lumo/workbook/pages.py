@@ -71,8 +71,7 @@ def write_reports_index(reports: Path) -> Path:
     for folder in sorted(
         (page.parent for page in reports.glob("*/index.html")), key=lambda path: path.name, reverse=True
     ):
-        whole = folder / folders.FINISHED
-        summary = json.loads(whole.read_text()) if whole.is_file() else {}
+        summary = folders.read_summary(folder)
         gates = summary.get("gates", {})
         state = f"{gates.get('passed', 0)} of {gates.get('total', 0)} gates passed" if summary else "not finished"
         seconds = duration(summary["seconds"]) if "seconds" in summary else ""
@@ -118,7 +117,7 @@ def _provenance(figures: dict) -> str:
             rows[f"{name} with"] = [json.dumps(runs[name]["overrides"])]
     # several values in one row: the notebooks weren't all made with the same thing, and that should be seen
     cells = [[text(key), " · ".join(text(value) for value in values)] for key, values in rows.items()]
-    return f'<div class="box">{table(["", ""], cells)}</div>'
+    return f'<div class="box">{table(["what", "value"], cells)}</div>'
 
 
 def _headlines(folder: Path, figures: dict) -> str:
@@ -132,7 +131,8 @@ def _headlines(folder: Path, figures: dict) -> str:
             continue
         both = all(isinstance(number, (int, float)) for number in (value, earlier))
         change = f"{value - earlier:+.4g}" if both else ""
-        rows.append([text(label), f"<code>{text(key)}</code>", text(_short(value)), text(change)])
+        breaking = text(key).replace(".", ".<wbr>")  # or the keys alone fill a phone's width
+        rows.append([text(label), f"<code>{breaking}</code>", text(_short(value)), text(change)])
     since = f"change since {before.name}" if before else "change (no earlier report)"
     return table(["figure", "key", "value", since], rows) if rows else "<p>None recorded.</p>"
 
@@ -151,7 +151,7 @@ def _notebooks(folder: Path, names: Sequence[str]) -> str:
         bar = f'<div class="bar" style="width:{share:.0f}%"></div>' if name in seconds else ""
         time = text(duration(seconds[name])) if name in seconds else "not done"
         rows.append([text(name), " · ".join(links), time, bar])
-    return table(["notebook", "open", "time", ""], rows)
+    return table(["notebook", "open", "time", "share of the longest"], rows)
 
 
 def _gates(gates: list[tuple[str, dict]]) -> str:
@@ -159,7 +159,7 @@ def _gates(gates: list[tuple[str, dict]]) -> str:
         [text(notebook), *(text(_short(gate.get(key, ""))) for key in ("name", "got", "expected")), _mark(gate)]
         for notebook, gate in gates
     ]
-    return table(["notebook", "gate", "got", "expected", ""], rows) if rows else "<p>None recorded.</p>"
+    return table(["notebook", "gate", "got", "expected", "result"], rows) if rows else "<p>None recorded.</p>"
 
 
 def _mark(gate: dict) -> str:

@@ -13,16 +13,17 @@ from typing import Any
 from lumo.files import write_atomically
 from lumo.params import Profile, load_profile
 from lumo.workbook import folders, metrics, progress
-from lumo.workbook.errors import WorkbookError
+from lumo.workbook.errors import GatesFailed, WorkbookError
 from lumo.workbook.pages import duration, gates_of, write_index, write_reports_index
 from lumo.workbook.provenance import commit
-from lumo.workbook.runner import FOLDER, NOTEBOOKS, run_notebook
+from lumo.workbook.runner import FOLDER, NOTEBOOKS, Outcome, run_notebook
 
 
 def report(
     profile: str = "mini",
     overrides: dict[str, Any] | None = None,
     fresh: bool = False,
+    strict: bool = False,
     *,
     reports: Path | str | None = None,
     notebooks: Path = FOLDER,
@@ -31,26 +32,69 @@ def report(
     """Run the notebooks into a dated folder and index them; prints a line for each and returns the index page.
 
     The newest folder of the profile is gone on with if it isn't finished and has the same resolved profile; notebooks
-    in it whose inputs are unchanged are skipped. fresh: begin a new folder in any case.
-    Raises WorkbookError at the first notebook that fails, naming the notebook, its cell and the error; ParamsError.
+    in it whose inputs are unchanged are skipped. fresh: begin a new folder in any case. strict: a gate that failed is an error.
+    Raises WorkbookError at the first notebook that fails, naming the notebook, its cell and the error; GatesFailed; ParamsError.
     """
     overrides = overrides or {}
     resolved = load_profile(profile, overrides)
     if missing := [name for name in names if not (notebooks / f"{name}.ipynb").is_file()]:
         raise WorkbookError(f"no notebook {missing[0]}.ipynb in {notebooks}; check out the whole project")
     folder = _choose_folder(folders.reports_folder(reports), resolved, fresh)
-    command = command_line(profile, overrides)
+    command = command_line(profile, overrides, "report")
     with folders.only_runner(folder):
         _run_all(folder, resolved, profile, overrides, notebooks, names, command)
-        return _finish(folder, resolved, names, command)
+        gates = _finish(folder, resolved, names, command)
+        write_reports_index(folder.parent)
+    page = folder / "index.html"
+    _say_verdict(gates, page, strict)
+    return page
 
 
-def command_line(profile: str, overrides: dict[str, Any]) -> str:
+def run_one(name: str, profile: str, overrides: dict[str, Any], folder: Path, notebooks: Path = FOLDER) -> Outcome:
+    """Run one notebook into a folder and index the folder again; prints its line and its pages.
+
+    A finished report isn't finished while one of its notebooks runs anew, and is again when that ran well.
+    Raises WorkbookError for a folder of another profile, and for a notebook that fails, naming its cell and the error.
     """
-    >>> command_line("mini", {"stage4": {"steps": 10}})
-    'lumo report --profile mini -p stage4.steps 10'
+    resolved = load_profile(profile, overrides)
+    folders.refuse_other_profile(folder, resolved)
+    command = command_line(profile, overrides, "run", name[:2])
+    with folders.only_runner(folder):
+        before = folders.read_summary(folder)
+        (folder / folders.FINISHED).unlink(missing_ok=True)
+        print(f"{name} … ", end="", flush=True)
+        outcome = run_notebook(name, profile, overrides, folder, notebooks)
+        print("failed" if outcome.failure else duration(outcome.seconds), flush=True)
+        index = _index_again(folder, outcome, resolved, before, command)
+    if outcome.failure:
+        raise WorkbookError(f"{_stopped(outcome)} · {outcome.notebook}")
+    print(f"page: {outcome.page}\nindex: {index}", flush=True)
+    return outcome
+
+
+def _index_again(folder: Path, outcome: Outcome, profile: Profile, before: dict, command: str) -> Path:
+    """before: the summary of the report, where it was finished; what made it is shown beside what made the one notebook."""
+    names = NOTEBOOKS if outcome.name in NOTEBOOKS else (*NOTEBOOKS, outcome.name)
+    commands = f"{before['command']}\n{command}" if "command" in before else command
+    if before and not outcome.failure:
+        _finish(folder, folders.read_profile(folder) or profile, names, commands)
+    else:
+        write_index(folder, names, commands, _stopped(outcome))
+    if folder.parent == folders.reports_folder():  # elsewhere an index.html may be someone else's
+        write_reports_index(folder.parent)
+    return folder / "index.html"
+
+
+def _stopped(outcome: Outcome) -> str | None:
+    return f"{outcome.name} failed{outcome.failure}" if outcome.failure else None
+
+
+def command_line(profile: str, overrides: dict[str, Any], *command: str) -> str:
     """
-    words = ["lumo", "report", "--profile", profile]
+    >>> command_line("mini", {"stage4": {"steps": 10}}, "run", "04")
+    'lumo run 04 --profile mini -p stage4.steps 10'
+    """
+    words = ["lumo", *command, "--profile", profile]
     for key, value in _leaves(overrides):
         words += ["-p", key, json.dumps(value) if not isinstance(value, str) else value]
     return shlex.join(words)
@@ -100,12 +144,10 @@ def _run_all(
         outcome = run_notebook(name, profile, overrides, folder, notebooks)
         if outcome.failure:
             print("failed", flush=True)
-            stopped = f"{name} failed{outcome.failure}"
-            page = write_index(folder, names, command, stopped)
+            page = write_index(folder, names, command, _stopped(outcome))
             write_reports_index(folder.parent)
-            raise WorkbookError(
-                f"{stopped} · mend it, then run the same command again: it goes on from {name} · {page}"
-            )
+            again = f"mend it, then run the same command again: it goes on from {name}"
+            raise WorkbookError(f"{_stopped(outcome)} · {again} · {page}")
         left = _left(expected, names[number:])
         print(f"{duration(outcome.seconds)}  (total {duration(time.monotonic() - started)}{left})", flush=True)
 
@@ -120,22 +162,29 @@ def _seconds_of(folder: Path | None) -> dict[str, float]:
     return {name: entry["seconds"] for name, entry in progress.read(folder).items()} if folder else {}
 
 
-def _finish(folder: Path, profile: Profile, names: Sequence[str], command: str) -> Path:
+def _finish(folder: Path, profile: Profile, names: Sequence[str], command: str) -> dict[str, int]:
+    """Index a whole report and mark it as finished; how many gates it has, and how many passed."""
     figures = metrics.read_metrics(folder)
     gates = gates_of(figures)
-    passed = sum(bool(gate.get("passed")) for _, gate in gates)
-    page = write_index(folder, names, command)
+    count = {"passed": sum(bool(gate.get("passed")) for _, gate in gates), "total": len(gates)}
+    write_index(folder, names, command)
     summary = {
         "profile": profile.profile,
         "profile_sha256": folders.profile_sha256(profile),
         "commit": commit(),
         "finished": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "seconds": metrics.at(figures, "seconds.total") or 0,
-        "gates": {"passed": passed, "total": len(gates)},
+        "gates": count,
         "command": command,
     }
     # written last: its presence means that the report is whole
     write_atomically(folder / folders.FINISHED, json.dumps(summary, indent=1) + "\n")
-    write_reports_index(folder.parent)
-    print(f"gates: {passed} of {len(gates)} passed\nreport: {page}", flush=True)
-    return page
+    return count
+
+
+def _say_verdict(gates: dict[str, int], page: Path, strict: bool) -> None:
+    failed = gates["total"] - gates["passed"]
+    note = "" if strict or not failed else "; the exit status is 0 all the same, and 3 with --strict"
+    print(f"gates: {gates['passed']} of {gates['total']} passed{note}\nreport: {page}", flush=True)
+    if strict and failed:
+        raise GatesFailed(f"{failed} of {gates['total']} gates failed; {page} says which")

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lumo.nearest import perhaps
 from lumo.params import ROOT, ParamsError, Profile, check_profile, deep_merge, load_profile, profile_path
 from lumo.workbook import folders, metrics, progress
 from lumo.workbook import provenance as origin
@@ -102,10 +103,7 @@ def begin(notebook: str, namespace: dict[str, Any], reports: Path | str | None =
         # without this notebook's overrides: the notebooks after it may come without them
         folders.write_profile(folder, whole)
         base = whole
-    elif base.profile != profile.profile:
-        raise WorkbookError(
-            f"{folder} holds a run of profile '{base.profile}', got '{profile.profile}'; choose another run_dir"
-        )
+    folders.refuse_other_profile(folder, profile)
     run = Run(notebook, profile, folder, _differences(base.model_dump(mode="json"), profile.model_dump(mode="json")))
     progress.forget(folder, notebook)
     made_with = run.provenance() | {"overrides": run.overrides}
@@ -135,8 +133,9 @@ def _refuse_unknown(notebook: str, namespace: dict[str, Any]) -> None:
     own = {name for cell in cells if not cell.startswith("# Parameters\n") for name in _assigned(cell)}
     unknown = sorted(injected - own - set(Profile.model_fields) - {"run_dir"})
     if unknown:
-        known = ", ".join(["run_dir", *Profile.model_fields])
-        raise ParamsError(f"{notebook}: unknown parameter '{unknown[0]}'; expected one of {known}")
+        known = ["run_dir", *Profile.model_fields]
+        meant = perhaps(unknown[0], known)
+        raise ParamsError(f"{notebook}: unknown parameter '{unknown[0]}'{meant}; expected one of {', '.join(known)}")
 
 
 def _assigned(cell: str) -> set[str]:

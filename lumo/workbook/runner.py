@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lumo.files import write_atomically
+from lumo.nearest import perhaps
 from lumo.params import ROOT, load_profile
 from lumo.workbook import metrics, progress
 from lumo.workbook.errors import WorkbookError
@@ -98,8 +99,12 @@ def find_notebook(start: str, notebooks: Path = FOLDER) -> str:
     start = Path(start).name.removesuffix(".ipynb")
     found = [name for name in known_notebooks(notebooks) if name == start or name.startswith(start)]
     if len(found) != 1:
-        known = ", ".join(known_notebooks(notebooks)) or f"notebooks in {notebooks}"
-        raise WorkbookError(f"'{start}' is the start of {len(found)} notebooks' names; expected one of {known}")
+        known = known_notebooks(notebooks)
+        meant = "" if found else perhaps(start, known)
+        expected = ", ".join(known) or f"notebooks in {notebooks}"
+        raise WorkbookError(
+            f"'{start}'{meant} is the start of {len(found)} notebooks' names; expected one of {expected}"
+        )
     return found[0]
 
 

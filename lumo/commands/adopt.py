@@ -1,0 +1,76 @@
+"""`lumo adopt`: a folder of pictures and sounds, made ready for a run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lumo.commands.options import PROFILE, Commands, add_command, profile_of
+
+if TYPE_CHECKING:
+    from lumo.datasets.folder import Adopted
+
+SUMMARY = "make a folder of pictures and sounds, your own or a published dataset's, ready for a run"
+MORE = """as in:
+  lumo adopt my_folder captions.csv data/mine      a table with the columns file and caption
+  lumo adopt clotho/ clotho data/clotho            as its authors publish it; lumo/datasets/README.md has the names"""
+
+
+def add(commands: Commands) -> None:
+    parser = add_command(commands, "adopt", SUMMARY, MORE)
+    option = parser.add_argument
+    option("folder", metavar="FOLDER", type=Path, help="where the files lie")
+    option(
+        "captions",
+        metavar="CAPTIONS",
+        help="CSV or JSONL with file and caption (and id, license, source, subtype); or a published dataset's name, such as clotho",
+    )
+    option(
+        "out", metavar="OUT", type=Path, help="a new folder for files of the codecs' size, the manifest and a profile"
+    )
+    option("--profile", metavar="NAME", default="mini", help=f"whose codecs the files are for: {PROFILE}")
+    option("--fit", choices=("crop", "stretch"), help="pictures of other proportions (stretch for SEED-2, else crop)")
+    option("--long", choices=("first", "split"), default="first", help="sounds longer than a clip (%(default)s)")
+    option(
+        "--golden",
+        metavar="N",
+        type=int,
+        default=64,
+        help="pictures, sounds, and pairs of them, kept for the golden suites (%(default)s)",
+    )
+    option("--license", help="for rows that don't say (unknown, or the dataset's)")
+    option("--source", help="what the data is called (mine, or the dataset's name)")
+    option("--subtype", choices=("speech", "sfx", "music"), help="of sounds whose row doesn't say")
+    parser.set_defaults(command=_adopt)
+
+
+def _adopt(options: argparse.Namespace) -> None:
+    from lumo import show, stages
+    from lumo.datasets.published import captions_of
+    from lumo.params import load_profile
+
+    profile = load_profile(profile_of(options))
+    captions = captions_of(options.captions)
+    folder, out = (path.expanduser().resolve() for path in (options.folder, options.out))
+    asked = {key: getattr(options, key) for key in ("fit", "long", "golden", "license", "source", "subtype")}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    with show.Live("files") as live:
+        result, written = stages.adopt(
+            profile, folder, captions, out, lambda done, of: live.update({"rows": f"{done} of {of}"}), **asked
+        )
+    say(result, written)
+
+
+def say(result: Adopted, profile: Path) -> None:
+    """What the dataset has, the first reasons of what it hasn't, and the next command."""
+    from lumo import show
+
+    print(show.facts({**result.rows, **+result.done, "rows left out": len(result.left_out)}).text)
+    for line in result.left_out[:10]:
+        print(line, file=sys.stderr)
+    if len(result.left_out) > 10:
+        left_out = result.manifest.with_name("left_out.txt")
+        print(f"and {len(result.left_out) - 10} more, in {left_out}", file=sys.stderr)
+    print(f"manifest: {result.manifest}\nnext: lumo report --profile {profile}")
