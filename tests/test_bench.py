@@ -59,7 +59,8 @@ def test_many_rows_run_small_and_bytes_that_differ_are_found(monkeypatch):
     monkeypatch.setattr(scale, "MEDIA", 8)
     # in this process, but for the one that is killed: each would load for seconds
     monkeypatch.setattr(scale, "_run", lambda *given: scale._write(*given) or {"seconds": 0.1, "peak_bytes": 1})
-    memory, speed = scale.many_rows(profile, 200, kills=1)
+    memory, speed, reading = scale.many_rows(profile, 200, kills=1)
+    assert reading.ratio > 0 and reading.reached is None
     assert memory.ratio > 0 and speed.ratio > 0 and speed.figures["kills_with_same_bytes"] == 1
     names = iter("ab")
     monkeypatch.setattr(scale, "_content", lambda folder: {next(names): ""})

@@ -49,6 +49,7 @@ def test_any_text_comes_back_as_it_was(tokenizer, text):
     ids = tokenizer.encode_text(text)
     assert ids.dtype == np.int64 and set(ids.tolist()) <= set(tokenizer.text_ids.tolist())
     assert tokenizer.decode_text(ids) == text
+    assert ids.tolist() == tokenizer.text(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 @pytest.mark.parametrize("token", [*CONTROL, SPECIAL])
@@ -222,14 +223,3 @@ def test_the_codecs_take_the_profiles_device(monkeypatch, device):
     monkeypatch.setattr(tokenizing, "load_codecs", lambda params, device: asked.append(device) or load_codecs(params))
     load_tokenizer(load_profile("smoke", {"device": device}))
     assert asked == [device]
-
-
-def test_a_task_whose_answers_cannot_be_decoded_is_refused_before_it_is_trained(monkeypatch):
-    monkeypatch.setattr(TwoToneCodec, "cannot_decode", "its decoder isn't there")
-    with refused(
-        CodecError,
-        "stage4.rates.t2i is 0.25, and codec 'image' (twotone) only reads: its decoder isn't there",
-        "or set stage4.rates.t2i to 0",
-    ):
-        load_tokenizer(load_profile("smoke"))
-    load_tokenizer(load_profile("smoke", {"stage4": {"rates": {"t2i": 0}}}))

@@ -56,9 +56,10 @@ def _adopt(options: argparse.Namespace) -> None:
     folder, out = (path.expanduser().resolve() for path in (options.folder, options.out))
     asked = {key: getattr(options, key) for key in ("fit", "long", "golden", "license", "source", "subtype")}
     asked = {key: value for key, value in asked.items() if value is not None}
+    pace = show.Pace("rows")
     with show.Live("files") as live:
         result, written = stages.adopt(
-            profile, folder, captions, out, lambda done, of: live.update({"rows": f"{done} of {of}"}), **asked
+            profile, folder, captions, out, lambda done, of: live.update(pace(done, of)), **asked
         )
     say(result, written)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from lumo.commands.options import PROFILE, Commands, add_command, count, profile_of
@@ -23,7 +24,6 @@ def add(commands: Commands) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     import json
-    import sys
 
     from lumo import bench, show
     from lumo.files import write_atomically
@@ -34,13 +34,15 @@ def _bench(options: argparse.Namespace) -> None:
     device = device_of(options.device or "auto")
     use_threads(profile.threads)
     if options.rows:
-        machine, comparisons = bench.machine(device), bench.many_rows(profile, options.rows)
+        machine, comparisons = bench.machine(device), bench.many_rows(profile, options.rows, progress=_say)
     else:
-        machine, comparisons = bench.run_all(
-            profile, device, lambda name: print(f"{name} …", file=sys.stderr, flush=True)
-        )
+        machine, comparisons = bench.run_all(profile, device, _say)
     print(show.facts(machine).text)
     print(show.table([comparison.as_row() for comparison in comparisons]).text)
     if options.out:
         figures = {"machine": machine} | {c.name: c.as_dict() for c in comparisons}
         print("figures:", write_atomically(options.out, json.dumps(figures, indent=2) + "\n"))
+
+
+def _say(name: str) -> None:
+    print(f"{name} …", file=sys.stderr, flush=True)

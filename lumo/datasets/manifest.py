@@ -15,10 +15,12 @@ from typing import Annotated, Any, BinaryIO, Literal
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+
 
 def _plain(value: str) -> str:
     """Ids and paths are named in messages of one line."""
-    if not value or re.search(r"[\x00-\x1f\x7f]", value):
+    if not value or CONTROL_CHARACTER.search(value):
         raise ValueError(f"got {value!r}, expected a name without control characters")
     return value
 
@@ -154,12 +156,17 @@ def _digest(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
-def inside(folder: Path, relative: str) -> Path:
-    """A path that stands in a manifest, within the manifest's folder. Raises ManifestError for one that leaves it."""
+def inside(folder: Path, relative: str, root: Path | None = None) -> Path:
+    """A path that stands in a manifest, within the manifest's folder.
+
+    root: the folder resolved, for a caller of many: that takes as long as the rest
+    Raises ManifestError for a path that leaves the folder.
+    """
+    root = root or folder.resolve()
     try:
-        path = (folder / relative).resolve()
+        path = (root / relative).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a null byte
         raise ManifestError(f"{relative!r}: no path ({error}); name a file in the manifest's folder") from error
-    if not path.is_relative_to(folder.resolve()):
+    if not path.is_relative_to(root):
         raise ManifestError(f"{relative}: leaves the manifest's folder {folder}; put the file inside it")
     return path

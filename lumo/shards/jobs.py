@@ -161,6 +161,7 @@ def tokenise(
     tell: Callable[[int], None],
 ) -> Iterator[Sample]:
     """Rows to samples, in order; a row whose media can't be used adds one line to `left_out`."""
+    root = base.resolve()
     for start in range(0, len(rows), BATCH):
         chunk = rows[start : start + BATCH]
         media: dict[tuple[int, str], Image | Audio] = {}
@@ -168,7 +169,7 @@ def tokenise(
         for at, row in enumerate(chunk):
             for modality, medium in row.modalities.items():
                 try:
-                    media[at, modality] = tokenizer.codecs[modality].read(inside(base, medium.path))
+                    media[at, modality] = tokenizer.codecs[modality].read(inside(base, medium.path, root))
                 except (MediaError, ManifestError, CodecError) as error:
                     left_out.append(f"{row.id}: {error}")
                     bad.add(at)

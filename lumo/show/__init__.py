@@ -8,6 +8,7 @@ from lumo.show.browsing import browser
 from lumo.show.cases import Case, case_page, cases_table
 from lumo.show.figures import bars, curves, histogram
 from lumo.show.live import Live
+from lumo.show.pace import Pace
 from lumo.show.page import Page, beside, escape, note, stack
 from lumo.show.pictures import grid, picture
 from lumo.show.sounds import player, spectrogram
@@ -19,6 +20,7 @@ __all__ = [
     "Case",
     "Gate",
     "Live",
+    "Pace",
     "Page",
     "bars",
     "beside",
