@@ -2,6 +2,7 @@
 #   docker build -t lumo . && lumo kernel install
 # or open JupyterLab in it:
 #   docker run --gpus all --ipc=host -it --rm -p 127.0.0.1:8888:8888 -v "$PWD":/workspace/lumo lumo
+# For `hub:` paths add -v ~/.cache/huggingface:/root/.cache/huggingface:ro, for reports elsewhere -v FOLDER:FOLDER -e LUMO_REPORTS=FOLDER.
 #
 # NVIDIA's image, because its torch is built for both processors of CUDA 13 machines, the Spark's (GB10, aarch64) and x86: 26.04 has torch
 # 2.12 and CUDA 13.2, compiled for sm_120, which the Spark's sm_121 runs. Another tag goes in with --build-arg IMAGE=... Its torch must be

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,24 +52,26 @@ ROUNDING_OF_HALF = 0.1
 class Skeleton:
     """A model that has shapes and no values, on the device "meta"; with LoRA, or with layers that train.
 
-    base_bytes: the base's weights; adapters: LoRA's numbers; width: of an embedding row; tables: of rows, two where the head is untied
+    base_bytes: the base's weights; base_numbers: how many; adapters: LoRA's numbers; width: of an embedding row; tables: of rows, two where the head is untied
     tuned: numbers of the base's own that train
     """
 
     model: nn.Module
     base_bytes: int
+    base_numbers: int
     adapters: int
     width: int
     tables: int
     tuned: int = 0
 
     @property
-    def trunk(self) -> nn.Module:
-        return (self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model).base_model
-
-    @property
     def frozen_bytes(self) -> int:
         return self.base_bytes - self.tuned * self.model.dtype.itemsize
+
+
+def trunk_of(model: nn.Module) -> nn.Module:
+    """A causal language model without its head, whether LoRA is around it or not."""
+    return (model.get_base_model() if isinstance(model, PeftModel) else model).base_model
 
 
 def skeleton(profile: Profile) -> Skeleton:
@@ -87,14 +88,15 @@ def skeleton(profile: Profile) -> Skeleton:
             f"{folder / 'config.json'}: no model can be made by it ({reason}); take another backbone"
         ) from error
     table, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
-    base_bytes = sum(p.numel() for p in base.parameters()) * dtype.itemsize
-    width, tables = table.shape[1], 1 if head is table else 2
+    numbers = sum(p.numel() for p in base.parameters())
+    sizes = {"base_bytes": numbers * dtype.itemsize, "base_numbers": numbers}
+    sizes |= {"width": table.shape[1], "tables": 1 if head is table else 2}
     if profile.stage4.tune == "full":
         full.unfreeze(base)
-        return Skeleton(base, base_bytes, 0, width, tables, sum(p.numel() for p in full.tuned_parameters(base)))
-    model = with_lora(base, profile.stage4.lora_rank)
-    adapters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Skeleton(model, base_bytes, adapters, width, tables)
+        return Skeleton(base, adapters=0, tuned=sum(p.numel() for p in full.tuned_parameters(base)), **sizes)
+    with torch.device("meta"):
+        model = with_lora(base, profile.stage4.lora_rank)
+    return Skeleton(model, adapters=sum(p.numel() for p in model.parameters() if p.requires_grad), **sizes)
 
 
 def load_model(profile: Profile, space: TokenSpace) -> LumoModel:

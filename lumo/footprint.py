@@ -8,15 +8,21 @@ Axes: b row · s step in a row.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from lumo.backbone import Skeleton
+from lumo.backbone import Skeleton, trunk_of
+from lumo.codecs import CodecSet
+from lumo.codecs.memory import audio_memory, image_memory
+from lumo.codecs.sizes import CodecSizes
 from lumo.loss import CHUNK_BYTES
 from lumo.machine import planned_device, shares_memory, status_bytes
 from lumo.params import Profile
+from lumo.shards.jobs import BATCH
 from lumo.static import whole_windows
 from lumo.tokenizer import UnifiedTokenizer
 
@@ -32,17 +38,46 @@ class PlanError(ValueError):
 SLACK = {"cpu": 1.1, "cuda": 0.3}
 
 
+@dataclass(frozen=True)
+class Coding:
+    """Bytes that codecs take. standing: of their networks, beside a model; encoding, decoding: of the largest batch, beside that"""
+
+    standing: int
+    encoding: int
+    decoding: int
+
+
+def coding(profile: Profile, codecs: CodecSet) -> Coding:
+    """Raises ParamsError or CodecError."""
+    needs = {
+        "image": image_memory(profile.codecs.image, planned_device(profile.device)),
+        "audio": audio_memory(profile.codecs.audio),
+    }
+    shared = shares_memory(planned_device(profile.device))
+    # a network that this process has read by now is in `held_bytes`
+    read = [medium for medium in needs if shared and not isinstance(codecs[medium], CodecSizes)]
+    return Coding(
+        sum(need.late + (0 if medium in read else need.weights) for medium, need in needs.items()),
+        max(need.encoding * (BATCH if need.encodes_batches else 1) for need in needs.values()),
+        max(need.decoding * (_golden_batch(profile) if need.decodes_batches else 1) for need in needs.values()),
+    )
+
+
 def training_bytes(
-    profile: Profile, tokenizer: UnifiedTokenizer, look: Mapping[str, float], bare: Skeleton
+    profile: Profile, tokenizer: UnifiedTokenizer, look: Mapping[str, float], bare: Skeleton, codecs: Coding
 ) -> dict[str, int]:
-    """Bytes at the peak of a stage's step. Of the warm start it counts LoRA too, which that hasn't."""
+    """Bytes at the peak of a stage's step. Of the warm start it counts LoRA too, which that hasn't.
+
+    look: rows and their length of a process's largest batch, how many times as large the run's is; supervised tokens; processes
+    Of several processes on shared memory all are counted; GPUs each have their own, and the first one holds the notebook's model besides.
+    """
     device = planned_device(profile.device)
     rows = tokenizer.space.new_rows * bare.width * bare.tables
-    activations = activation_bytes(bare, int(look["rows"]), int(look["row"]))
-    own = bare.tuned // profile.processes  # of layers that train each process keeps its part
-    return (
-        _standing(profile, bare)
-        | _tuned_bytes(profile, bare, own)
+    activations = round(activation_bytes(bare.model, int(look["rows"]), int(look["row"])) * look["times"])
+    own = bare.tuned // int(look["processes"])  # of layers that train each process keeps its part
+    parts = (
+        _standing(profile, bare, codecs)
+        | _tuned_bytes(bare, own, int(look["processes"]))
         | {
             "new rows and their gradient": 2 * rows * FP32,
             "LoRA and its gradient": 2 * bare.adapters * FP32,
@@ -52,14 +87,19 @@ def training_bytes(
             "logits": 2 * min(CHUNK_BYTES, int(look["supervised"]) * tokenizer.space.size * FP32),
         }
     )
+    if look["processes"] == 1:
+        return parts
+    beside = sum(_standing(profile, bare, codecs).values()) + (rows + bare.adapters) * FP32
+    times = int(look["processes"]) if shares_memory(device) else 1
+    return {name: times * size for name, size in parts.items()} | {"notebook beside the processes": beside}
 
 
-def _tuned_bytes(profile: Profile, bare: Skeleton, own: int) -> dict[str, int]:
+def _tuned_bytes(bare: Skeleton, own: int, processes: int) -> dict[str, int]:
     """Of full tuning: the base without its layers, and those. own: numbers of them that this process keeps"""
     if not bare.tuned:
         return {}
     compute, layers = bare.model.dtype.itemsize, bare.model.config.get_text_config().num_hidden_layers
-    if profile.processes > 1:  # one computes, the next comes in, the last one's gradient goes out
+    if processes > 1:  # one computes, the next comes in, the last one's gradient goes out
         passing = bare.tuned // layers * (2 * compute + FP32)
     else:  # what autocast makes of all of them
         passing = bare.tuned * compute if compute < FP32 else 0
@@ -70,7 +110,9 @@ def _tuned_bytes(profile: Profile, bare: Skeleton, own: int) -> dict[str, int]:
     }
 
 
-def generation_bytes(profile: Profile, tokenizer: UnifiedTokenizer, longest: int, bare: Skeleton) -> dict[str, int]:
+def generation_bytes(
+    profile: Profile, tokenizer: UnifiedTokenizer, longest: int, bare: Skeleton, codecs: Coding
+) -> dict[str, int]:
     """Bytes at the peak of the golden suites. longest: tokens of the longest sequence of stage 4"""
     text, dtype = bare.model.config.get_text_config(), next(bare.model.parameters()).dtype
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
@@ -79,16 +121,34 @@ def generation_bytes(profile: Profile, tokenizer: UnifiedTokenizer, longest: int
     steps = media + max(profile.golden.max_text_tokens, longest)
     steps = whole_windows(steps) if planned_device(profile.device) == "cuda" else steps
     rows = tokenizer.space.new_rows * bare.width * bare.tables
-    return _standing(profile, bare) | {
+    cases = _golden_batch(profile)
+    return _standing(profile, bare, codecs) | {
         "new rows, LoRA": (rows + bare.adapters) * FP32,
-        "cache of keys and values": 2 * text.num_hidden_layers * heads * head * steps * profile.golden.batch_size * dtype.itemsize,
+        "cache of keys and values": 2 * text.num_hidden_layers * heads * head * steps * cases * dtype.itemsize,
         "head rows": len(tokenizer.text_ids) * bare.width * FP32,  # of text, the largest set that an answer is chosen from
         "weights with LoRA": bare.base_bytes if dtype == torch.float32 else 0,  # see lumo.decoder and lumo.lora
     }  # fmt: skip
 
 
-def _standing(profile: Profile, bare: Skeleton) -> dict[str, int]:
-    return {"program, codecs, data": held_bytes(planned_device(profile.device)), "base": bare.base_bytes}
+def coding_bytes(profile: Profile, tokenizer: UnifiedTokenizer, bare: Skeleton, codecs: Coding) -> dict[str, int]:
+    """Bytes at the peak of a codec's work: when shards are made, without a model, or when golden cases are decoded beside it."""
+    standing = _standing(profile, bare, codecs)
+    rows = tokenizer.space.new_rows * bare.width * bare.tables
+    encoding = standing | {"base": 0, f"{BATCH} of a medium to codes": codecs.encoding}
+    decoding = standing | {
+        "new rows, LoRA": (rows + bare.adapters) * FP32,
+        "a batch of golden cases to media": codecs.decoding,
+    }
+    return max(encoding, decoding, key=lambda parts: sum(parts.values()))
+
+
+def _golden_batch(profile: Profile) -> int:
+    return min(profile.golden.batch_size, profile.golden.cases)
+
+
+def _standing(profile: Profile, bare: Skeleton, codecs: Coding) -> dict[str, int]:
+    held = held_bytes(planned_device(profile.device))
+    return {"program, codecs, data": held, "networks of codecs": codecs.standing, "base": bare.base_bytes}
 
 
 def held_bytes(device: str) -> int:
@@ -96,13 +156,13 @@ def held_bytes(device: str) -> int:
     return (status_bytes("VmRSS") or 0) if shares_memory(device) else 0
 
 
-def activation_bytes(bare: Skeleton, rows: int, length: int) -> int:
+def activation_bytes(model: nn.Module, rows: int, length: int) -> int:
     """Bytes that a forward pass keeps for the backward one, counted on tensors that have a shape and no values.
 
     Raises PlanError for layers whose shapes depend on values.
     """
     kept: dict[int, Any] = {}
-    model, trunk = bare.model, bare.trunk
+    trunk = trunk_of(model)
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

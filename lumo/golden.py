@@ -157,12 +157,14 @@ def run_suite(
         progress(start, len(cases))
         answers += generate(model, prompts, grammar, sampling, range(start, start + len(chunk)))
     progress(len(cases), len(cases))
-    made = _decode(task.target, answers, tokenizer)
+    parts = [slice(start, start + batch_size) for start in range(0, len(cases), batch_size)]
+    made = [answer for part in parts for answer in _decode(task.target, answers[part], tokenizer)]
     given = zip(*(_true(modality, cases, tokenizer, media) for modality in task.inputs), strict=True)
     true = _true(task.target, cases, tokenizer, media)
     round_trips: Sequence[Image | Audio | None] = [None] * len(cases)
     if task.target != "text":
-        round_trips = tokenizer.decode(task.target, np.stack([case.ids[task.target] for case in cases]))
+        codes = np.stack([case.ids[task.target] for case in cases])
+        round_trips = [medium for part in parts for medium in tokenizer.decode(task.target, codes[part])]
     return [
         Result(
             task=task_name,
@@ -200,7 +202,7 @@ def _right(answer: str | Image | Audio | None, case: Sample, task: Task) -> dict
 def _decode(
     modality: str, answers: Sequence[Int[np.ndarray, "n"]], tokenizer: UnifiedTokenizer
 ) -> list[str | Image | Audio | None]:
-    """All answers at once, where they are of one length; an answer that doesn't decode is None, and counted."""
+    """A batch of answers at once, where they are of one length; an answer that doesn't decode is None, and counted."""
     if modality == "text":
         return [tokenizer.decode_text(ids) for ids in answers]
     try:

@@ -51,6 +51,13 @@ def snapshot(path: str) -> Path:
     return found
 
 
+def cache_folder() -> Path:
+    """Where the hub's cache lies on this machine, by HF_HUB_CACHE or HF_HOME; it needn't be there."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser()
+
+
 def commit(path: str) -> str:
     """The same name with the commit that it stands for now. Raises HubError."""
     return f"{path.partition('@')[0]}@{snapshot(path).name}"

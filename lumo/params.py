@@ -42,8 +42,12 @@ def _number(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(_number)]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
-Count = Annotated[int, Field(gt=0, strict=True)]
-CountOrNone = Annotated[int, Field(ge=0, strict=True)]
+MOST = 2**53  # what a float holds exactly: far beyond any run, and torch and numpy can still count with it
+Count = Annotated[int, Field(gt=0, le=MOST, strict=True)]
+CountOrNone = Annotated[int, Field(ge=0, le=MOST, strict=True)]
+# no layer of a model is wider, and a rank that isn't lower saves nothing
+Rank = Annotated[int, Field(gt=0, le=2**16, strict=True)]
+ClipSeconds = Annotated[float, BeforeValidator(_number), Field(gt=0, le=300)]  # a clip is one sequence
 TaskName = Literal["a2t", "i2t", "t2a", "t2i", "ia2t"]
 
 
@@ -60,7 +64,7 @@ class World(Section):
     images: CountOrNone
     clips: CountOrNone
     pairs: CountOrNone
-    held_out_pairs: CountOrNone = 0
+    held_out_pairs: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 0  # a suite takes some
 
 
 class Data(Section):
@@ -108,7 +112,7 @@ class AudioCodec(Section):
     path: str | None = None
     bandwidth_kbps: Positive | None = None
     codebooks: Count | None = None
-    clip_s: Positive
+    clip_s: ClipSeconds
     scale: Positive | None = None
 
     @model_validator(mode="after")
@@ -155,7 +159,7 @@ class Stage4(Training):
     """
 
     tune: Literal["lora", "full"] = "lora"
-    lora_rank: Count
+    lora_rank: Rank
     lora_learning_rate: Positive
     backbone_learning_rate: Positive | None = None
     ramp_steps: CountOrNone  # until then reading only; over as many steps again writing is mixed in
@@ -286,8 +290,9 @@ def _line(where: str, fault: dict) -> str:
         return f"{where}: unknown key '{key}'{meant}; remove it, or look up its name in lumo/params.py"
     if fault["type"] == "missing":
         return f"{where}: key '{key}' is missing; see params/mini.yaml for one that works"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{where}: {key} is {fault['input']!r}; {message[0].lower()}{message[1:]}"
+    message, given = fault["msg"].removeprefix("Value error, "), repr(fault["input"])
+    shown = given if len(given) <= 200 else f"{given[:200]}…"
+    return f"{where}: {key} is {shown}; {message[0].lower()}{message[1:]}"
 
 
 def _keys_in(section: tuple[int | str, ...]) -> list[str]:

@@ -1,7 +1,7 @@
 """What a run will need, said before it: tokens, lengths and drops, memory, time, disk.
 
-Tokens, lengths and drops are exact, unless files that are there can't be read: they come from the captions and the codecs' sizes, through
-the code that makes the run's own sequences. Memory is a sum of parts, activations counted on a model without weights. Time follows from a rate that is
+Tokens, lengths and drops are exact, unless files that are there can't be read or a generated world is looked at in part: they come from the
+captions and the codecs' sizes, through the code that makes the run's own sequences. Memory is a sum of parts, activations counted on a model without weights. Time follows from a rate that is
 measured here in a few steps, or given. Weights and data needn't be there, nor the GPU: what stands for them is said.
 
 Axes: b row · s step in a row.
@@ -12,40 +12,40 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from lumo import full
+from lumo import full, reach
 from lumo.backbone import Skeleton, load_model, skeleton
-from lumo.codecs.sizes import CodecSizes, known_codecs
+from lumo.codecs.sizes import CodecSizes
 from lumo.datasets import world
-from lumo.datasets.manifest import Row, read_manifest
-from lumo.footprint import FP32, PlanError, generation_bytes, held_bytes, training_bytes
+from lumo.footprint import FP32, PlanError, coding, coding_bytes, generation_bytes, held_bytes, training_bytes
 from lumo.lengths import Lengths, task_lengths
-from lumo.machine import device_of, free_bytes, planned_device, shares_memory, synchronise
+from lumo.machine import free_bytes, planned_device, shares_memory, synchronise
 from lumo.media import Image, png_bytes, wav_bytes
-from lumo.params import ROOT, Profile, has_weights, weights_folder
-from lumo.shards import Plan, Sample, tar_of
-from lumo.tasks import Mixture, build_pools
-from lumo.tokenizer import UnifiedTokenizer, load_text_tokenizer, make_space
+from lumo.model import LumoModel
+from lumo.params import Profile, Training, has_weights
+from lumo.preview import Preview, manifest, preview, unified_tokenizer
+from lumo.shards import Sample, tar_of
+from lumo.tasks import TASKS, Mixture, build_pools
+from lumo.tokenizer import UnifiedTokenizer
 from lumo.training import Feed, prepare, task_weights
 
 BF16 = 2
 STEPS_LOOKED_AT = 40  # fewer where a step has many tokens
-TOKENS_LOOKED_AT = 2**19
+TOKENS_LOOKED_AT = 2**17
+BATCH_LOOKED_AT = 2**13  # tokens; a larger batch is so many times as large
 
 
 @dataclass(frozen=True)
 class Forecast:
     """media: tokens of one picture, of one clip; tasks: for each task its sequences, lengths and drops in stage 4
-    steps: of each stage, real and computed tokens of a step; training_bytes, generation_bytes: of memory at the peak of each; disk_bytes
+    steps: of each stage, real and computed tokens of a step; training_bytes, generation_bytes, coding_bytes: of memory at the peak of each;
+    disk_bytes; operations: of each stage's step for a token
     left_out: rows that can't be used; assumed: what isn't there, and what stands for it, one line each
-    feed: what stage 4 draws from, with the first code of each codebook in place of all codes
+    feeds: what each stage draws from, with the first code of each codebook in place of all codes
     """
 
     media: dict[str, int]
@@ -53,46 +53,50 @@ class Forecast:
     steps: dict[str, dict[str, float]]
     training_bytes: dict[str, int]
     generation_bytes: dict[str, int]
+    coding_bytes: dict[str, int]
     disk_bytes: dict[str, int]
+    operations: dict[str, float]
     left_out: int
     assumed: list[str]
-    feed: Feed
+    feeds: dict[str, Feed]
 
     @property
     def memory_bytes(self) -> dict[str, int]:
-        """Of training or of generation, whichever takes more."""
-        return max(self.training_bytes, self.generation_bytes, key=lambda parts: sum(parts.values()))
+        """Of training, of generation or of the codecs' work, whichever takes most."""
+        return max(self.training_bytes, self.generation_bytes, self.coding_bytes, key=_total)
 
 
 def forecast(profile: Profile) -> Forecast:
     """Raises ManifestError, ParamsError, CodecError, ModelError or TaskError for what isn't there and has no stand-in, PlanError for what
     can't be counted."""
-    tokenizer = _tokenizer(profile)
-    rows, left_out = _rows(profile)
-    samples: dict[str, list[Sample]] = {"train": [], "eval": [], "golden": []}
-    split_of = Plan(profile.data.eval_share, profile.data.golden_source, profile.data.samples_per_shard).split
-    for row in rows:
-        samples[split_of(row)].append(_sample(row, tokenizer))
-    feeds = {stage: _feed(profile, samples["train"], tokenizer, stage) for stage in ("warm_start", "stage4")}
-    looks = {stage: _look(feed, getattr(profile, stage).steps) for stage, feed in feeds.items()}
-    pools, bare = feeds["stage4"].pools, skeleton(profile)
-    limit, shorten = profile.stage4.max_seq_len, profile.stage4.shorten_inputs
-    lengths = task_lengths(samples["train"], list(pools), tokenizer.space)
-    tasks = {name: _row(found, limit, shorten) for name, found in lengths.items()}
+    tokenizer = unified_tokenizer(profile)
+    data = preview(profile, tokenizer)
+    reach.check(profile, tokenizer, data.splits["golden"] + data.splits["eval"])
+    feeds = {stage: _feed(profile, data.splits["train"], tokenizer, stage) for stage in ("warm_start", "stage4")}
+    _check_cases(profile, data.splits["golden"])
+    processes = {"warm_start": 1, "stage4": profile.processes}
+    looks = {stage: _look(feed, getattr(profile, stage), processes[stage]) for stage, feed in feeds.items()}
+    bare, codecs = skeleton(profile), coding(profile, tokenizer.codecs)
+    tasks = _tasks(profile, data, tokenizer)
     longest = max((int(row["longest"]) for row in tasks.values()), default=0)
+    training = [training_bytes(profile, tokenizer, look, bare, codecs) for look in looks.values()]
     return Forecast(
         {medium: tokenizer.tokens_of(medium) for medium in ("image", "audio")},
         tasks,
         looks,
-        max(
-            (training_bytes(profile, tokenizer, look, bare) for look in looks.values()), key=lambda it: sum(it.values())
-        ),
-        generation_bytes(profile, tokenizer, longest, bare),
-        _disk(profile, samples, tokenizer, bare),
-        left_out,
-        _assumed(profile, tokenizer, len(rows)),
-        feeds["stage4"],
+        max(training, key=_total),
+        generation_bytes(profile, tokenizer, longest, bare, codecs),
+        coding_bytes(profile, tokenizer, bare, codecs),
+        _disk(profile, data, tokenizer, bare),
+        _operations(bare, tokenizer.space.text_size),
+        data.left_out,
+        _assumed(profile, tokenizer, data),
+        feeds,
     )
+
+
+def _total(parts: dict[str, int]) -> int:
+    return sum(parts.values())
 
 
 def budget(profile: Profile) -> int | None:
@@ -125,34 +129,47 @@ def check(plan: Forecast, budget: int | None, folder: Path) -> None:
         )
 
 
-def seconds(plan: Forecast, profile: Profile, tokens_per_s: float) -> dict[str, float]:
-    """Of each stage's steps. The warm start, which has no LoRA to train, is quicker than this says."""
-    return {stage: getattr(profile, stage).steps * look["tokens"] / tokens_per_s for stage, look in plan.steps.items()}
+def seconds(plan: Forecast, profile: Profile, tokens_per_s: dict[str, float]) -> dict[str, float]:
+    """Of each stage's steps, by its own rate."""
+    return {
+        stage: getattr(profile, stage).steps * look["tokens"] / tokens_per_s[stage]
+        for stage, look in plan.steps.items()
+    }
+
+
+def rates(plan: Forecast, tokens_per_s: float) -> dict[str, float]:
+    """Of each stage, by that of stage 4: the warm start, which trains no LoRA, is as much quicker as it has fewer operations (on the mini
+    profile 1.41 times; a run had 1.40)."""
+    return {stage: tokens_per_s * plan.operations["stage4"] / count for stage, count in plan.operations.items()}
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 
-def _tokenizer(profile: Profile) -> UnifiedTokenizer:
-    """As `load_tokenizer`, but codecs without weights are no more than their sizes."""
-    backbone, codecs = weights_folder(profile.backbone.path, "backbone"), known_codecs(profile.codecs)
-    return UnifiedTokenizer(make_space(backbone, codecs), load_text_tokenizer(backbone), codecs)
+def _check_cases(profile: Profile, golden: list[Sample]) -> None:
+    """Raises PlanError when the data that is there has too few cases for the golden suites, which notebook 05 would refuse."""
+    path = manifest(profile)
+    if path and not path.is_file():
+        return
+    for name in profile.tasks:
+        there = sum(map(TASKS[name].fits, golden))
+        if there < profile.golden.cases:
+            raise PlanError(
+                f"plan: golden suite {name} has {there} cases at hand, expected {profile.golden.cases}; add rows to the golden source, "
+                "or lower golden.cases"
+            )
 
 
-def _manifest(profile: Profile) -> Path | None:
-    return ROOT / Path(profile.data.manifest).expanduser() if profile.data.manifest else None
-
-
-def _assumed(profile: Profile, tokenizer: UnifiedTokenizer, rows: int) -> list[str]:
+def _assumed(profile: Profile, tokenizer: UnifiedTokenizer, data: Preview) -> list[str]:
     """What isn't there, and what stands for it."""
-    lines, path = [], _manifest(profile)
+    lines, path, rows = [], manifest(profile), data.count(data.samples)
     if path and not path.is_file():
         lines.append(f"{path} isn't there: {rows} rows with the generated world's captions stand for it")
+    if rows > len(data.samples):
+        lines.append(f"{len(data.samples)} rows of the generated world stand for {rows}")
     for medium in ("image", "audio"):
         if isinstance(tokenizer.codecs[medium], CodecSizes):
-            lines.append(
-                f"codecs.{medium} has no weights there: its sizes are known, its memory and disk aren't counted"
-            )
+            lines.append(f"codecs.{medium} has no weights there: its sizes are known, its disk isn't counted")
     if not has_weights(profile.backbone.path):
         lines.append("backbone has no weights there: its config.json stands for it")
     if profile.device == "cuda" and not torch.cuda.is_available():
@@ -162,55 +179,57 @@ def _assumed(profile: Profile, tokenizer: UnifiedTokenizer, rows: int) -> list[s
     return lines
 
 
-def _rows(profile: Profile) -> tuple[list[Row], int]:
-    """The rows of a run, and how many can't be used: broken ones, and those whose files aren't there. Without a manifest the world's."""
-    path = _manifest(profile)
-    if path is None or not path.is_file():
-        amounts = profile.world
-        made = world.rows(amounts.images, amounts.clips, amounts.pairs, profile.seed, amounts.held_out_pairs)
-        return [Row.model_validate(row) for row in made], 0
-    rows, broken = read_manifest(path)
-    there = [row for row in rows if all((path.parent / medium.path).is_file() for _, medium in row.modalities.items())]
-    return there, len(broken) + len(rows) - len(there)
-
-
-def _sample(row: Row, tokenizer: UnifiedTokenizer) -> Sample:
-    """A sample of the length that the run's will have; its codes are the first of each codebook."""
-    ids = {"text": tokenizer.encode_text(row.text.caption)}
-    for medium, _ in row.modalities.items():
-        starts = [tokenizer.space.block(name).start for name in tokenizer.blocks(medium)]
-        ids[medium] = np.tile(np.array(starts), tokenizer.codecs[medium].frames)
-    return Sample(row.id, ids, row.model_dump(mode="json"))
-
-
 def _feed(profile: Profile, samples: list[Sample], tokenizer: UnifiedTokenizer, stage: str) -> Feed:
     params = getattr(profile, stage)
     rates = {name: rate for name, rate in params.rates.items() if rate}
     shorten = getattr(params, "shorten_inputs", False)
     pools = build_pools(samples, list(rates), tokenizer.space, params.max_seq_len, shorten)
     mixture = Mixture(rates, getattr(params, "ramp_steps", 0))
-    return Feed(pools, mixture, params.tokens_per_batch, tokenizer.space, profile.seed)
+    return Feed(pools, mixture, min(params.tokens_per_batch, BATCH_LOOKED_AT), tokenizer.space, profile.seed)
 
 
-def _look(feed: Feed, steps: int) -> dict[str, float]:
-    """Means over some steps of a run; rows and their length of the largest batch, and the most supervised tokens."""
+def _look(feed: Feed, params: Training, processes: int) -> dict[str, float]:
+    """Means over some steps of a run; of a process's part of the largest batch rows and their length, and the most supervised tokens.
+
+    times: how many times as large the run's batches are as those looked at
+    """
+    times = params.tokens_per_batch / feed.tokens_per_batch
     looks = max(4, min(STEPS_LOOKED_AT, TOKENS_LOOKED_AT // feed.tokens_per_batch))
-    batches = [feed.at(step) for step in range(0, steps, max(1, steps // looks))]
-    largest = max(batches, key=lambda batch: batch.input_ids.numel())
+    steps = range(0, params.steps, max(1, params.steps // looks))
+    batches = [feed.at(step) for step in steps]
+    parts = [feed.at(step, 0, processes) for step in steps] if processes > 1 else batches
+    largest = max(parts, key=lambda batch: batch.input_ids.numel())
     return {
-        "tokens": statistics.fmean(batch.tokens for batch in batches),
+        "tokens": times * statistics.fmean(batch.tokens for batch in batches),
         "real_share": statistics.fmean(batch.real_share for batch in batches),
         "rows": largest.input_ids.shape[0],
         "row": largest.input_ids.shape[1],
-        "supervised": max(int((batch.labels >= 0).sum()) for batch in batches),
+        "supervised": times * max(int((batch.labels >= 0).sum()) for batch in parts),
+        "times": times,
+        "processes": processes,
     }
 
 
-def _row(lengths: Lengths, limit: int, shorten: bool) -> dict[str, float]:
+def _tasks(profile: Profile, data: Preview, tokenizer: UnifiedTokenizer) -> dict[str, dict[str, float]]:
+    """Of each task of stage 4 its sequences, their lengths and what the limit does to them."""
+    limit, shorten = profile.stage4.max_seq_len, profile.stage4.shorten_inputs
+    names = [name for name, rate in profile.stage4.rates.items() if rate]
+    lengths = task_lengths(data.splits["train"], names, tokenizer.space)
+    return {name: _row(found, limit, shorten, data.times_of(TASKS[name])) for name, found in lengths.items()}
+
+
+def _row(lengths: Lengths, limit: int, shorten: bool, times: float) -> dict[str, float]:
     kept = lengths.kept(limit, shorten)
     mean = sum(length * count for length, count in kept.items()) / max(1, kept.total())
-    return {"sequences": kept.total(), "mean": round(mean, 1), "longest": max(kept, default=0),
-            "dropped": lengths.dropped(limit, shorten), "shortened": lengths.shortened(limit) if shorten else 0}  # fmt: skip
+    counts = {"dropped": lengths.dropped(limit, shorten), "shortened": lengths.shortened(limit) if shorten else 0}
+    return {"sequences": round(times * kept.total()), "mean": round(mean, 1), "longest": max(kept, default=0),
+            **{name: round(times * count) for name, count in counts.items()}}  # fmt: skip
+
+
+def _operations(bare: Skeleton, text_size: int) -> dict[str, float]:
+    """Of each stage's step for a token, as `LumoModel.step_flops_per_token` counts them."""
+    body, trained = bare.base_numbers - bare.tables * text_size * bare.width, bare.adapters + bare.tuned
+    return {"warm_start": 4.0 * body, "stage4": 4.0 * (body - bare.tuned) + 6.0 * trained}
 
 
 # --- time and disk ----------------------------------------------------------------------------------------------------
@@ -221,18 +240,21 @@ def can_measure(profile: Profile) -> bool:
     return has_weights(profile.backbone.path) and (profile.device != "cuda" or torch.cuda.is_available())
 
 
-def measured_tokens_per_s(plan: Forecast, profile: Profile, steps: int = 8) -> float:
-    """Real tokens a second of stage 4 over a few steps, after the first two."""
-    device = device_of(profile.device)
-    feed = plan.feed
-    model = load_model(profile, feed.space)
+def measured_tokens_per_s(plan: Forecast, profile: Profile, steps: int = 8) -> dict[str, float]:
+    """Real tokens a second of each stage over a few steps, after the first two."""
+    model = load_model(profile, plan.feeds["stage4"].space)
+    rate = {"warm_start": _measured(model, plan.feeds["warm_start"], steps, 0)}
     prepare(model, profile.stage4, profile.seed)
     if model.backbone_parameters():
         full.share_out(model.base)
+    all_tasks = min(profile.stage4.steps, 3 * profile.stage4.ramp_steps)  # where all are drawn
+    return rate | {"stage4": _measured(model, plan.feeds["stage4"], steps, all_tasks)}
+
+
+def _measured(model: LumoModel, feed: Feed, steps: int, first: int) -> float:
     optimiser = torch.optim.AdamW(model.trained_parameters(), lr=0.0, fused=True)
+    device, tokens, began = model.new_rows.device.type, 0, 0.0
     model.train()
-    tokens, began = 0, 0.0
-    first = min(profile.stage4.steps, 3 * profile.stage4.ramp_steps)  # where all tasks are drawn
     for step in range(steps + 2):
         if step == 2:
             synchronise(device)
@@ -247,32 +269,35 @@ def measured_tokens_per_s(plan: Forecast, profile: Profile, steps: int = 8) -> f
     return tokens / (time.perf_counter() - began)
 
 
-def _disk(
-    profile: Profile, samples: Mapping[str, list[Sample]], tokenizer: UnifiedTokenizer, bare: Skeleton
-) -> dict[str, int]:
-    every = [sample for part in samples.values() for sample in part]
-    some = every[:: max(1, len(every) // 200)]
-    shards = len(tar_of(some)) * len(every) // len(some) if some else 0
+def _disk(profile: Profile, data: Preview, tokenizer: UnifiedTokenizer, bare: Skeleton) -> dict[str, int]:
     rows = FP32 * tokenizer.space.new_rows * bare.width * bare.tables
     moments = 2 * (rows + FP32 * (bare.adapters + bare.tuned))
     tuned = FP32 * bare.tuned + bare.frozen_bytes if bare.tuned else FP32 * bare.adapters
-    sizes = {"shards": shards, "warm start and stage 4, when finished": 2 * rows + tuned,
+    sizes = {"shards": _shard_bytes(data), "warm start and stage 4, when finished": 2 * rows + tuned,
              "two checkpoints with the optimiser, while training": 2 * (rows + tuned + moments)}  # fmt: skip
     if not has_weights(profile.backbone.path):
-        sizes["backbone, to be fetched"] = sum(p.numel() for p in bare.model.parameters()) * BF16
+        sizes["backbone, to be fetched"] = bare.base_numbers * BF16
     if not profile.data.manifest:
-        sizes["the world's files"] = _world_bytes(every)
+        sizes["the world's files"] = _world_bytes(data)
     return sizes
 
 
-def _world_bytes(samples: list[Sample]) -> int:
+def _shard_bytes(data: Preview) -> int:
+    """From a few that are packed, of each kind."""
+    total = 0.0
+    for kind in {sample.modalities for sample in data.samples}:
+        these = [sample for sample in data.samples if sample.modalities == kind]
+        some = these[:: max(1, len(these) // 200)]
+        total += len(tar_of(some)) / len(some) * data.count(these)
+    return round(total)
+
+
+def _world_bytes(data: Preview) -> int:
     """From a few that are rendered."""
-    metas = [(medium, content["meta"]) for s in samples for medium, content in s.row["modalities"].items() if content]
-    sizes: Counter[str] = Counter()
+    total = 0.0
     for medium in ("image", "audio"):
-        these = [meta for name, meta in metas if name == medium]
-        if these:
-            media = [world.render(meta) for meta in these[:: max(1, len(these) // 20)]]
-            mean = statistics.fmean(len(png_bytes(m) if isinstance(m, Image) else wav_bytes(m)) for m in media)
-            sizes[medium] = round(mean * len(these))
-    return sum(sizes.values())
+        these = [sample for sample in data.samples if medium in sample.modalities]
+        some = [world.render(s.row["modalities"][medium]["meta"]) for s in these[:: max(1, len(these) // 20)]]
+        sizes = [len(png_bytes(m) if isinstance(m, Image) else wav_bytes(m)) for m in some]
+        total += statistics.fmean(sizes or [0]) * data.count(these)
+    return round(total)

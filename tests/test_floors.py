@@ -47,6 +47,8 @@ FLOORS = {
     "lengths": 7,
     "scores": 7,
     "footprint": 7,
+    "preview": 7,
+    "reach": 7,
     "golden": 8,
     "stages": 8,
     "audit": 8,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from huggingface_hub import constants
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 from refusals import refused
@@ -45,7 +46,9 @@ sys.exit(child.wait())
 
 @pytest.fixture(autouse=True)
 def jupyter(tmp_path, monkeypatch):
-    """An empty Jupyter of one's own."""
+    """An empty Jupyter of one's own, and no hub's cache."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "no cache"))
+    monkeypatch.delenv("LUMO_REPORTS", raising=False)
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
     return tmp_path / "jupyter" / "kernels"
 
@@ -129,6 +132,27 @@ def test_what_the_container_is_given(jupyter, tmp_path, docker):
         f"--mount=type=bind,source={tmp_path},target={tmp_path}",
         "--mount=type=bind,source={connection_file},target={connection_file},readonly",
     ]
+
+
+def test_reports_and_the_hubs_cache_outside_the_project_are_mounted(jupyter, tmp_path, docker, monkeypatch):
+    cache, reports = tmp_path / "cache", tmp_path / "reports"
+    cache.mkdir()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("LUMO_REPORTS", str(reports))
+    options = kernel.spec("an-image", [reports])["argv"]
+    mounted = [option for option in options if option.startswith("--mount") and str(tmp_path) in option]
+    assert mounted == [
+        f"--mount=type=bind,source={reports},target={reports}",
+        f"--mount=type=bind,source={cache},target={cache},readonly",
+    ]
+    assert reports.is_dir() and f"--env=HF_HUB_CACHE={cache}" in options and "--env=LUMO_REPORTS" in options
+
+
+def test_what_lies_in_the_project_or_isnt_there_is_not_mounted_again(jupyter, tmp_path, docker, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "none"))
+    monkeypatch.setenv("LUMO_REPORTS", "reports")
+    mounted = [option for option in kernel.spec("an-image")["argv"] if option.startswith("--mount")]
+    assert len(mounted) == 2 and mounted[0] == f"--mount=type=bind,source={ROOT},target={ROOT}"
 
 
 def test_lumos_own_is_replaced_and_anothers_is_not(jupyter, tmp_path, docker):

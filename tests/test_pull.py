@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from refusals import refused
 
 from lumo import __main__ as terminal
+from lumo.params import has_weights, weights_folder
 from lumo.pull import Entry, PullError, choose, read_list
 from lumo.pull import hub as pulling
-from lumo.pull.hub import check_room, fetch, order
+from lumo.pull.hub import check_room, configs_of, fetch, order
 from lumo.pull.store import Shelf, hash_of
 
 FILES = {
@@ -198,6 +199,34 @@ def test_a_second_call_needs_no_network_and_keeps_the_commit(tmp_path, hub, api)
     hub.commit = "b2" * 20
     assert pulled(tmp_path, api).listing.commit == COMMIT
     assert hub.seen == [] and shelf.receipt is not None
+
+
+def test_configs_come_alone_and_a_later_pull_completes_them(tmp_path, hub, api):
+    item = configs_of(order(entry(), tmp_path, api))
+    assert item.missing_bytes == len(FILES["config.json"])
+    fetch(item, api)
+    assert there(item.shelf.folder) == {name: FILES[name] for name in ("config.json", "empty.txt")}
+    assert item.shelf.receipt is None and hub.ranges(BIG) == []
+    hub.seen.clear()
+    shelf = pulled(tmp_path, api)
+    assert there(shelf.folder) == WANTED and shelf.receipt is not None and not list(shelf.faults())
+    assert {path.rpartition("/")[2] for path, _ in hub.seen} == {"model.safetensors"}
+    fetch(configs_of(order(entry(), tmp_path, api)), api)
+    assert shelf.receipt is not None
+
+
+def test_a_dataset_has_no_configs(tmp_path, api):
+    with refused(PullError, "toy: a dataset has no configs", "without --configs"):
+        configs_of(order(entry(kind="dataset"), tmp_path, api))
+
+
+def test_the_command_fetches_configs_that_a_plan_then_finds(tmp_path, hub, capsys):
+    the_list = a_list(tmp_path, ENTRY)
+    words = ["pull", "toy", "--configs", "--list", str(the_list), "--into", str(tmp_path)]
+    assert terminal.main(words) == 0 and "nothing was fetched" in capsys.readouterr().out
+    assert terminal.main([*words, "--yes"]) == 0
+    folder = tmp_path / "weights" / "toy"
+    assert weights_folder(str(folder), "backbone") == folder and not has_weights(str(folder))
 
 
 def test_a_file_that_was_removed_comes_again_alone(tmp_path, hub, api):

@@ -59,13 +59,17 @@ def image_sizes(params: ImageCodec) -> CodecSizes:
 
 def audio_sizes(params: AudioCodec) -> CodecSizes:
     """From config.json. Raises ParamsError where there is none, CodecError for one that doesn't suit, and as `image_sizes`."""
+    codec = bare_audio(params)
+    return CodecSizes(codec.name, codec.cardinalities, codec.frames)
+
+
+def bare_audio(params: AudioCodec) -> EncodecCodec | DacCodec:
+    """The codec with shapes and no values, but for EnCodec in Meta's own format, which is one file. Raises as `audio_sizes` does."""
     folder = weights_folder(params.path, "audio_codec")
     if params.name == "encodec":
-        codec = EncodecCodec(folder, params.bandwidth_kbps, params.clip_s, params.scale, bare=True)
-    elif params.name == "dac":
-        codec = DacCodec(folder, params.codebooks, params.clip_s, bare=True)
-    else:
-        raise CodecError(
-            f"codecs.audio: {folder} holds no weights, and the sizes of {params.name} stand there alone; make them first"
-        )
-    return CodecSizes(codec.name, codec.cardinalities, codec.frames)
+        return EncodecCodec(folder, params.bandwidth_kbps, params.clip_s, params.scale, bare=True)
+    if params.name == "dac":
+        return DacCodec(folder, params.codebooks, params.clip_s, bare=True)
+    raise CodecError(
+        f"codecs.audio: {folder} holds no weights, and the sizes of {params.name} stand there alone; make them first"
+    )

@@ -43,6 +43,7 @@ def _plan(options: argparse.Namespace) -> None:
     print(f"rows left out: {forecast.left_out}" if forecast.left_out else "")
     print(sizes(forecast.training_bytes, "memory at the peak of training"), end="\n\n")
     print(sizes(forecast.generation_bytes, "memory at the peak of generation"), end="\n\n")
+    print(sizes(forecast.coding_bytes, "memory at the peak of the codecs' work"), end="\n\n")
     print(sizes(forecast.disk_bytes, "disk"), end="\n\n", flush=True)
     floor = profile.stage4.memory_floor_mib * 2**20  # the watchdog's, which a run must stay above there too
     budget = options.memory * 2**30 - floor if options.memory else plan.budget(profile)
@@ -50,8 +51,10 @@ def _plan(options: argparse.Namespace) -> None:
     if not options.rate and not plan.can_measure(profile):
         print("time: there is nothing here to measure a rate with; give --rate TOKENS_A_SECOND", file=sys.stderr)
         return
-    tokens_per_s = options.rate or plan.measured_tokens_per_s(forecast, profile)
+    given = plan.rates(forecast, options.rate) if options.rate else None
+    tokens_per_s = given or plan.measured_tokens_per_s(forecast, profile)
     stages = plan.seconds(forecast, profile, tokens_per_s)
     took = {f"{stage}, minutes": seconds / 60 for stage, seconds in stages.items()}
     a_step = {"seconds a step of stage4": stages["stage4"] / profile.stage4.steps}
-    print(show.facts({"tokens a second": tokens_per_s} | a_step | took).text)
+    speed = {f"tokens a second of {stage}": rate for stage, rate in tokens_per_s.items()}
+    print(show.facts(speed | a_step | took).text)

@@ -19,6 +19,7 @@ def add(commands: Commands) -> None:
     option = parser.add_argument
     option("what", metavar="NAME", nargs="*", help="names of the list, or P0, P1, P2; nothing shows the list")
     option("--yes", action="store_true", help="fetch it; without, it is shown what it would take")
+    option("--configs", action="store_true", help="of a model only the small files, which lumo plan reads; no weights")
     option("--check", action="store_true", help="hold what is there against its receipts, without a network")
     option("--into", metavar="FOLDER", type=Path, help="where weights/ and data/ are; the project if not given")
     option("--list", metavar="FILE", type=Path, help="a list of your own, like lumo/pull/list.yaml")
@@ -36,6 +37,6 @@ def _pull(options: argparse.Namespace) -> None:
     if options.check:
         command.check(wanted or [entry for entry in entries if Shelf(root / entry.folder).receipt], root)
     elif wanted:
-        command.pull(wanted, root, options.yes)
+        command.pull(wanted, root, options.yes, options.configs)
     else:
         command.print_list(entries, root)

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi
 
 from lumo import show
 from lumo.pull import Entry, PullError
-from lumo.pull.hub import Order, check_room, fetch, order
+from lumo.pull.hub import Order, check_room, configs_of, fetch, order
 from lumo.pull.store import Shelf, free_bytes
 
 
@@ -31,14 +31,14 @@ def print_list(entries: Sequence[Entry], root: Path) -> None:
     print("\nwhat one would take: lumo pull NAME or P0 · to fetch it: the same with --yes")
 
 
-def pull(entries: Sequence[Entry], root: Path, yes: bool) -> None:
-    """Print what the entries take, and fetch them if `yes`.
+def pull(entries: Sequence[Entry], root: Path, yes: bool, configs: bool = False) -> None:
+    """Print what the entries take, and fetch them if `yes`; of models with `configs` only what describes them.
 
     One that the hub refuses doesn't hold up the others. Raises PullError at the end with a line for each of those, and
     before anything is fetched when the disk can't hold it.
     """
     api = HfApi(library_name="lumo")
-    orders, refused = _orders([entry for entry in entries if entry.hub], root, api)
+    orders, refused = _orders([entry for entry in entries if entry.hub], root, api, configs)
     if orders:
         _print_orders(orders, root)
         check_room(orders)
@@ -74,11 +74,12 @@ def check(entries: Sequence[Entry], root: Path) -> None:
         raise PullError("\n".join(faults))
 
 
-def _orders(entries: Sequence[Entry], root: Path, api: HfApi) -> tuple[list[Order], list[str]]:
+def _orders(entries: Sequence[Entry], root: Path, api: HfApi, configs: bool) -> tuple[list[Order], list[str]]:
     orders, refused = [], []
     for entry in entries:
         try:
-            orders.append(order(entry, root, api))
+            item = order(entry, root, api)
+            orders.append(configs_of(item) if configs else item)
         except PullError as error:
             refused.append(str(error))
     return orders, refused
@@ -88,8 +89,8 @@ def _print_orders(orders: Sequence[Order], root: Path) -> None:
     rows = [
         {
             "name": item.entry.name,
-            "files": len(item.listing.files),
-            "size": show.size(item.listing.bytes),
+            "files": len(item.wanted.files),
+            "size": show.size(item.wanted.bytes),
             "to come": show.size(item.missing_bytes),
             "commit": item.listing.commit[:8],
             "licence": item.listing.licence or item.entry.licence,

@@ -10,7 +10,7 @@ import errno
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -33,19 +33,32 @@ from lumo.pull import Entry, PullError
 from lumo.pull.store import KEPT, File, Listing, Shelf, disk_of, free_bytes, hash_of
 
 Say = Callable[[str], None]
+MODELS = ("backbone", "codec", "decoder", "judge", "reference")
+# what holds a model's weights; everything else of a model's repository describes it
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".th", ".msgpack", ".h5", ".onnx", ".gguf")
 
 
 @dataclass(frozen=True)
 class Order:
-    """An entry, where it goes, and what it is made of."""
+    """An entry, where it goes, and what it is made of.
+
+    configs: whether only the files that describe it are wanted now, and no weights
+    """
 
     entry: Entry
     shelf: Shelf
     listing: Listing
+    configs: bool = False
+
+    @property
+    def wanted(self) -> Listing:
+        """The part of the listing that is to come."""
+        files = (f for f in self.listing.files if not (self.configs and f.path.endswith(WEIGHTS)))
+        return self.listing.model_copy(update={"files": tuple(files)})
 
     @property
     def missing_bytes(self) -> int:
-        return self.shelf.missing_bytes(self.listing)
+        return self.shelf.missing_bytes(self.wanted)
 
 
 def order(entry: Entry, root: Path, api: HfApi) -> Order:
@@ -68,6 +81,15 @@ def order(entry: Entry, root: Path, api: HfApi) -> Order:
     return Order(entry, shelf, listing)
 
 
+def configs_of(item: Order) -> Order:
+    """The same for the files that describe a model: what a plan needs. A later order completes it. Raises PullError for what is no model."""
+    if item.entry.kind not in MODELS:
+        raise PullError(
+            f"{item.entry.name}: a {item.entry.kind} has no configs that a plan reads; pull it without --configs, or name a backbone or a codec"
+        )
+    return replace(item, configs=True)
+
+
 def check_room(orders: Sequence[Order]) -> None:
     """Raises PullError when a disk can't hold what is still to come."""
     needed: Counter[int] = Counter()
@@ -83,7 +105,8 @@ def check_room(orders: Sequence[Order]) -> None:
 
 
 def fetch(item: Order, api: HfApi, say: Say = lambda line: None) -> None:
-    """Bring an order to its shelf and write the receipt. What is there and true stays; a file that was cut goes on where it stopped.
+    """Bring an order to its shelf and, when all of it is there, write the receipt. What is there and true stays; a file that was cut goes on
+    where it stopped.
 
     Raises PullError for what the hub refuses, and for a file that isn't what the hub said: it is removed.
     """
@@ -91,12 +114,13 @@ def fetch(item: Order, api: HfApi, say: Say = lambda line: None) -> None:
     with _in_one_line(entry, api), _only_one(shelf.folder):
         shelf.keep_listing(listing)
         is_whole = shelf.receipt is not None
-        for number, file in enumerate(listing.files, 1):
-            say(f"{entry.name} {number}/{len(listing.files)}: {file.path}")
+        files = item.wanted.files
+        for number, file in enumerate(files, 1):
+            say(f"{entry.name} {number}/{len(files)}: {file.path}")
             if shelf.has(file) and (is_whole or shelf.is_true(file)):
                 continue
             _fetch_file(item, file, api)
-        if not is_whole:
+        if not is_whole and len(files) == len(listing.files):
             shelf.keep_receipt(listing)
 
 

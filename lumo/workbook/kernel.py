@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lumo import hub_cache
 from lumo.params import ROOT
 from lumo.workbook.errors import WorkbookError
+from lumo.workbook.folders import reports_folder
 
 PASSED_ON = ("LUMO_RUN_DIR", "LUMO_PROFILE", "LUMO_REPORTS")
 
@@ -25,7 +27,8 @@ PASSED_ON = ("LUMO_RUN_DIR", "LUMO_PROFILE", "LUMO_REPORTS")
 def install(name: str, image: str, mounts: Sequence[Path] = (), prefix: Path | None = None) -> Path:
     """Register the kernel, for this user or below `prefix`; the folder of its kernel.json. An older one of lumo's is replaced.
 
-    mounts: folders outside the project that the notebooks need, such as one with weights
+    mounts: folders outside the project that the notebooks need, such as one with weights; the hub's cache and LUMO_REPORTS, as they are now,
+        are mounted where they lie outside
     Warns where there is no docker. Raises WorkbookError for a name that is another program's, for a mount that isn't there, and for a
     folder that can't be written.
     """
@@ -72,7 +75,14 @@ def spec(image: str, mounts: Sequence[Path] = ()) -> dict[str, Any]:
 
 
 def _options(mounts: Sequence[Path]) -> list[str]:
-    folders = [ROOT, *(_there(folder) for folder in mounts)]
+    cache = hub_cache.cache_folder().resolve()
+    if os.environ.get("LUMO_REPORTS"):
+        reports_folder().mkdir(parents=True, exist_ok=True)  # as a run would
+        mounts = [*mounts, reports_folder()]
+    folders = dict.fromkeys(_there(folder) for folder in mounts)
+    written = [ROOT, *(folder for folder in folders if not folder.is_relative_to(ROOT))]
+    # a run reads the cache and never fetches
+    read = [cache] if cache.is_dir() and not any(cache.is_relative_to(folder) for folder in written) else []
     return [
         "--rm",
         "--init",
@@ -81,12 +91,14 @@ def _options(mounts: Sequence[Path]) -> list[str]:
         "--ipc=host",
         "--network=host",  # the ports of the connection file are this machine's
         f"--user={os.getuid()}:{os.getgid()}",  # or reports would be root's, and the connection file couldn't be read
-        *(f"--mount=type=bind,source={folder},target={folder}" for folder in folders),
+        *(f"--mount=type=bind,source={folder},target={folder}" for folder in written),
+        *(f"--mount=type=bind,source={_there(folder)},target={folder},readonly" for folder in read),
         "--mount=type=bind,source={connection_file},target={connection_file},readonly",
         f"--workdir={ROOT / 'notebooks'}",
         f"--env=PYTHONPATH={ROOT}",
         "--env=HOME=/tmp",  # this user has no home in the image, and no name, which torch asks for
         "--env=USER=lumo",
+        f"--env=HF_HUB_CACHE={cache}",  # the image's own would be below its HOME
         *(f"--env={variable}" for variable in PASSED_ON),  # without a value: what Jupyter was started with, if anything
     ]
 

@@ -1,0 +1,101 @@
+"""The samples that a run will have, before there are any: rows of the manifest, or of the generated world, with codes of the right number.
+
+Of a world beyond `ROWS_LOOKED_AT` rows of a kind so many are made, and each counts for several.
+
+Axes: n token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from lumo.codecs.sizes import known_codecs
+from lumo.datasets import world
+from lumo.datasets.manifest import Row, read_manifest
+from lumo.params import ROOT, Profile, weights_folder
+from lumo.shards import Plan, Sample
+from lumo.tasks import Task
+from lumo.tokenizer import UnifiedTokenizer, load_text_tokenizer, make_space
+
+ROWS_LOOKED_AT = 4000
+
+
+@dataclass(frozen=True)
+class Preview:
+    """splits: train, eval, golden; left_out: rows that can't be used
+    times: for how many samples of a run one stands, by its modalities; held-out samples of the world stand for themselves
+    """
+
+    splits: dict[str, list[Sample]]
+    left_out: int
+    times: dict[frozenset[str], float]
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [sample for part in self.splits.values() for sample in part]
+
+    def count(self, samples: Sequence[Sample]) -> int:
+        """How many the run will have of those that these stand for."""
+        return round(sum(self.weight(sample) for sample in samples))
+
+    def weight(self, sample: Sample) -> float:
+        return 1.0 if sample.row["source"] == "world-held-out" else self.times.get(sample.modalities, 1.0)
+
+    def times_of(self, task: Task) -> float:
+        """For how many of a task's samples one stands."""
+        return self.times.get(frozenset({"text", *task.inputs, task.target}), 1.0)
+
+
+def unified_tokenizer(profile: Profile) -> UnifiedTokenizer:
+    """As `load_tokenizer`, but codecs without weights are no more than their sizes."""
+    backbone, codecs = weights_folder(profile.backbone.path, "backbone"), known_codecs(profile.codecs)
+    return UnifiedTokenizer(make_space(backbone, codecs), load_text_tokenizer(backbone), codecs)
+
+
+def manifest(profile: Profile) -> Path | None:
+    """The profile's own; None where it has none, and the world is the data."""
+    return ROOT / Path(profile.data.manifest).expanduser() if profile.data.manifest else None
+
+
+def preview(profile: Profile, tokenizer: UnifiedTokenizer) -> Preview:
+    """Raises ManifestError for a manifest that can't be read."""
+    rows, left_out, times = _rows(profile)
+    media = {medium: _first_codes(medium, tokenizer) for medium in ("image", "audio")}
+    captions = {caption: tokenizer.encode_text(caption) for caption in {row.text.caption for row in rows}}
+    splits: dict[str, list[Sample]] = {"train": [], "eval": [], "golden": []}
+    split_of = Plan(profile.data.eval_share, profile.data.golden_source, profile.data.samples_per_shard).split
+    for row in rows:
+        ids = {"text": captions[row.text.caption]} | {name: media[name] for name, _ in row.modalities.items()}
+        splits[split_of(row)].append(Sample(row.id, ids, row.model_dump(mode="json")))
+    return Preview(splits, left_out, times)
+
+
+def _rows(profile: Profile) -> tuple[list[Row], int, dict[frozenset[str], float]]:
+    """The rows of a run, and how many can't be used: broken ones, and those whose files aren't there. Without a manifest the world's."""
+    path = manifest(profile)
+    if path is None or not path.is_file():
+        kinds = {"image": profile.world.images, "audio": profile.world.clips, "image audio": profile.world.pairs}
+        looked = {kind: min(count, ROWS_LOOKED_AT) for kind, count in kinds.items()}
+        times = {frozenset(("text", *kind.split())): kinds[kind] / max(1, looked[kind]) for kind in kinds}
+        return (
+            [
+                Row.model_validate(row)
+                for row in world.rows(*looked.values(), profile.seed, profile.world.held_out_pairs)
+            ],
+            0,
+            times,
+        )
+    rows, broken = read_manifest(path)
+    there = [row for row in rows if all((path.parent / medium.path).is_file() for _, medium in row.modalities.items())]
+    return there, len(broken) + len(rows) - len(there), {}
+
+
+def _first_codes(medium: str, tokenizer: UnifiedTokenizer) -> Int[np.ndarray, "n"]:
+    """Ids of the length that a run's will have: the first code of each codebook, over and over."""
+    starts = [tokenizer.space.block(name).start for name in tokenizer.blocks(medium)]
+    return np.tile(np.array(starts), tokenizer.codecs[medium].frames)
