@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
