@@ -25,7 +25,7 @@ SHARED_FIXTURES = settings(deadline=None, max_examples=25, suppress_health_check
 def prompts_of(name: str, tokenizer, count: int = 3) -> list[np.ndarray]:
     """Prompts of different lengths."""
     task = TASKS[name]
-    samples = [s for s in make_samples(tokenizer, images=8, clips=8) if task.fits(s)]
+    samples = [s for s in make_samples(tokenizer, images=8, clips=8, pairs=8) if task.fits(s)]
     prompts = [task.prompt(s.ids, tokenizer.space) for s in samples]
     if task.target == "text":  # pictures and clips are all of one length: cut some, which no grammar minds
         prompts = [prompt[5 * i :] for i, prompt in enumerate(prompts)]
