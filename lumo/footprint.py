@@ -24,6 +24,7 @@ from lumo.machine import planned_device, shares_memory, status_bytes
 from lumo.params import Profile
 from lumo.shards.jobs import BATCH
 from lumo.static import whole_windows
+from lumo.tasks import TASKS
 from lumo.tokenizer import UnifiedTokenizer
 
 FP32 = 4
@@ -39,7 +40,7 @@ SLACK = {"cpu": 1.1, "cuda": 0.3}
 
 
 @dataclass(frozen=True)
-class Coding:
+class CodecMemory:
     """Bytes that codecs take. standing: of their networks, beside a model; encoding, decoding: of the largest batch, beside that"""
 
     standing: int
@@ -47,7 +48,7 @@ class Coding:
     decoding: int
 
 
-def coding(profile: Profile, codecs: CodecSet) -> Coding:
+def codec_memory(profile: Profile, codecs: CodecSet) -> CodecMemory:
     """Raises ParamsError or CodecError."""
     needs = {
         "image": image_memory(profile.codecs.image, planned_device(profile.device)),
@@ -56,15 +57,22 @@ def coding(profile: Profile, codecs: CodecSet) -> Coding:
     shared = shares_memory(planned_device(profile.device))
     # a network that this process has read by now is in `held_bytes`
     read = [medium for medium in needs if shared and not isinstance(codecs[medium], CodecSizes)]
-    return Coding(
-        sum(need.late + (0 if medium in read else need.weights) for medium, need in needs.items()),
+    written = {TASKS[name].target for name in profile.tasks}  # what is only read is never drawn
+    return CodecMemory(
+        sum(
+            (need.late if medium in written else 0) + (0 if medium in read else need.weights)
+            for medium, need in needs.items()
+        ),
         max(need.encoding * (BATCH if need.encodes_batches else 1) for need in needs.values()),
-        max(need.decoding * (_golden_batch(profile) if need.decodes_batches else 1) for need in needs.values()),
+        max(
+            (need.decoding * (_golden_batch(profile) if need.decodes_batches else 1) if medium in written else 0)
+            for medium, need in needs.items()
+        ),
     )
 
 
 def training_bytes(
-    profile: Profile, tokenizer: UnifiedTokenizer, look: Mapping[str, float], bare: Skeleton, codecs: Coding
+    profile: Profile, tokenizer: UnifiedTokenizer, look: Mapping[str, float], bare: Skeleton, memory: CodecMemory
 ) -> dict[str, int]:
     """Bytes at the peak of a stage's step. Of the warm start it counts LoRA too, which that hasn't.
 
@@ -76,7 +84,7 @@ def training_bytes(
     activations = round(activation_bytes(bare.model, int(look["rows"]), int(look["row"])) * look["times"])
     own = bare.tuned // int(look["processes"])  # of layers that train each process keeps its part
     parts = (
-        _standing(profile, bare, codecs)
+        _standing(profile, bare, memory)
         | _tuned_bytes(bare, own, int(look["processes"]))
         | {
             "new rows and their gradient": 2 * rows * FP32,
@@ -89,7 +97,7 @@ def training_bytes(
     )
     if look["processes"] == 1:
         return parts
-    beside = sum(_standing(profile, bare, codecs).values()) + (rows + bare.adapters) * FP32
+    beside = sum(_standing(profile, bare, memory).values()) + (rows + bare.adapters) * FP32
     times = int(look["processes"]) if shares_memory(device) else 1
     return {name: times * size for name, size in parts.items()} | {"notebook beside the processes": beside}
 
@@ -111,7 +119,7 @@ def _tuned_bytes(bare: Skeleton, own: int, processes: int) -> dict[str, int]:
 
 
 def generation_bytes(
-    profile: Profile, tokenizer: UnifiedTokenizer, longest: int, bare: Skeleton, codecs: Coding
+    profile: Profile, tokenizer: UnifiedTokenizer, longest: int, bare: Skeleton, memory: CodecMemory
 ) -> dict[str, int]:
     """Bytes at the peak of the golden suites. longest: tokens of the longest sequence of stage 4"""
     text, dtype = bare.model.config.get_text_config(), next(bare.model.parameters()).dtype
@@ -122,7 +130,7 @@ def generation_bytes(
     steps = whole_windows(steps) if planned_device(profile.device) == "cuda" else steps
     rows = tokenizer.space.new_rows * bare.width * bare.tables
     cases = _golden_batch(profile)
-    return _standing(profile, bare, codecs) | {
+    return _standing(profile, bare, memory) | {
         "new rows, LoRA": (rows + bare.adapters) * FP32,
         "cache of keys and values": 2 * text.num_hidden_layers * heads * head * steps * cases * dtype.itemsize,
         "head rows": len(tokenizer.text_ids) * bare.width * FP32,  # of text, the largest set that an answer is chosen from
@@ -130,14 +138,14 @@ def generation_bytes(
     }  # fmt: skip
 
 
-def coding_bytes(profile: Profile, tokenizer: UnifiedTokenizer, bare: Skeleton, codecs: Coding) -> dict[str, int]:
+def coding_bytes(profile: Profile, tokenizer: UnifiedTokenizer, bare: Skeleton, memory: CodecMemory) -> dict[str, int]:
     """Bytes at the peak of a codec's work: when shards are made, without a model, or when golden cases are decoded beside it."""
-    standing = _standing(profile, bare, codecs)
+    standing = _standing(profile, bare, memory)
     rows = tokenizer.space.new_rows * bare.width * bare.tables
-    encoding = standing | {"base": 0, f"{BATCH} of a medium to codes": codecs.encoding}
+    encoding = standing | {"base": 0, f"{BATCH} of a medium to codes": memory.encoding}
     decoding = standing | {
         "new rows, LoRA": (rows + bare.adapters) * FP32,
-        "a batch of golden cases to media": codecs.decoding,
+        "a batch of golden cases to media": memory.decoding,
     }
     return max(encoding, decoding, key=lambda parts: sum(parts.values()))
 
@@ -146,9 +154,9 @@ def _golden_batch(profile: Profile) -> int:
     return min(profile.golden.batch_size, profile.golden.cases)
 
 
-def _standing(profile: Profile, bare: Skeleton, codecs: Coding) -> dict[str, int]:
+def _standing(profile: Profile, bare: Skeleton, memory: CodecMemory) -> dict[str, int]:
     held = held_bytes(planned_device(profile.device))
-    return {"program, codecs, data": held, "networks of codecs": codecs.standing, "base": bare.base_bytes}
+    return {"program, codecs, data": held, "networks of codecs": memory.standing, "base": bare.base_bytes}
 
 
 def held_bytes(device: str) -> int:

@@ -64,7 +64,7 @@ def choose(samples: Sequence[Sample], task: str, count: int) -> list[Sample]:
     fitting = [sample for sample in samples if TASKS[task].fits(sample)]
     if len(fitting) < count:
         raise GoldenError(
-            f"golden suite {task}: {len(fitting)} cases at hand, expected {count}; add rows to the golden source, or lower golden.cases"
+            f"golden suite {task}: {len(fitting)} cases at hand, expected {count}; mark more rows golden (meta.split, or lumo adopt --golden), or lower golden.cases"
         )
     groups: dict[str, list[Sample]] = {}
     for sample in sorted(fitting, key=lambda sample: (len(sample.ids["text"]), sample.id)):

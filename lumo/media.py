@@ -22,6 +22,7 @@ from PIL import Image as PILImage
 
 # libsndfile reads many more, and shortens a cut one in silence; a cut Ogg is shorter too, which the policy tells
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
+BOMBS = (PILImage.DecompressionBombWarning, PILImage.DecompressionBombError)
 SOUND_FORMATS = ("WAV", "WAVEX", "FLAC", "MP3", "OGG")
 MOST_SAMPLES = 2**29  # 2 GiB as fp32, three hours at 48 kHz: a header that lies would have far more made room for
 PNG_END = b"IEND\xaeB`\x82"
@@ -137,12 +138,17 @@ def header_of(path: Path, medium: str) -> str:
         raise MediaError(f"{path}: no file there; check the path in the manifest")
     try:
         if medium == "image":
-            with PILImage.open(path, formats=PICTURE_FORMATS) as file:
-                return f"{file.width} x {file.height} pixels"
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", PILImage.DecompressionBombWarning)
+                with PILImage.open(path, formats=PICTURE_FORMATS) as file:
+                    return f"{file.width} x {file.height} pixels"
         with soundfile.SoundFile(path) as file:
+            if file.format not in SOUND_FORMATS:
+                raise ValueError(f"format {file.format}")
             channels = f"{file.channels} channel{'s' if file.channels > 1 else ''}"
             return f"{file.samplerate} Hz, {channels}, {file.frames / file.samplerate:.1f} s"
-    except (OSError, SyntaxError, ValueError, soundfile.LibsndfileError, PILImage.DecompressionBombError) as error:
+    # TypeError: a sound whose name ends in .raw wants to be told its rate
+    except (OSError, SyntaxError, ValueError, TypeError, soundfile.LibsndfileError, *BOMBS) as error:
         raise MediaError(
             f"{path}: not a readable {medium} ({' '.join(str(error).split())}); export it again"
         ) from error

@@ -131,7 +131,7 @@ class LumoModel(nn.Module):
 
     @contextmanager
     def decoding(self, room: int) -> Iterator[Decoding]:
-        """Gives what `hidden` remembers by, with room for so many steps. While it lasts LoRA costs no products of its own, and nothing is
+        """Gives what `hidden` remembers by, with room for so many steps. While it lasts LoRA costs no products of its own in fp32, and nothing is
         trained.
 
         Raises ModelError where the backbone doesn't reach so far.

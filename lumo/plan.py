@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from lumo import full, reach
 from lumo.backbone import Skeleton, load_model, skeleton
 from lumo.codecs.sizes import CodecSizes
 from lumo.datasets import world
-from lumo.footprint import FP32, PlanError, coding, coding_bytes, generation_bytes, held_bytes, training_bytes
+from lumo.footprint import FP32, PlanError, codec_memory, coding_bytes, generation_bytes, held_bytes, training_bytes
 from lumo.lengths import Lengths, task_lengths
 from lumo.machine import free_bytes, planned_device, shares_memory, synchronise
 from lumo.media import Image, png_bytes, wav_bytes
@@ -76,17 +76,18 @@ def forecast(profile: Profile) -> Forecast:
     _check_cases(profile, data.splits["golden"])
     processes = {"warm_start": 1, "stage4": profile.processes}
     looks = {stage: _look(feed, getattr(profile, stage), processes[stage]) for stage, feed in feeds.items()}
-    bare, codecs = skeleton(profile), coding(profile, tokenizer.codecs)
+    bare, memory = skeleton(profile), codec_memory(profile, tokenizer.codecs)
     tasks = _tasks(profile, data, tokenizer)
     longest = max((int(row["longest"]) for row in tasks.values()), default=0)
-    training = [training_bytes(profile, tokenizer, look, bare, codecs) for look in looks.values()]
+    stages = {"warm_start": replace(bare, tuned=0), "stage4": bare}  # the warm start trains rows alone
+    training = [training_bytes(profile, tokenizer, look, stages[stage], memory) for stage, look in looks.items()]
     return Forecast(
         {medium: tokenizer.tokens_of(medium) for medium in ("image", "audio")},
         tasks,
         looks,
         max(training, key=_total),
-        generation_bytes(profile, tokenizer, longest, bare, codecs),
-        coding_bytes(profile, tokenizer, bare, codecs),
+        generation_bytes(profile, tokenizer, longest, bare, memory),
+        coding_bytes(profile, tokenizer, bare, memory),
         _disk(profile, data, tokenizer, bare),
         _operations(bare, tokenizer.space.text_size),
         data.left_out,
@@ -155,7 +156,7 @@ def _check_cases(profile: Profile, golden: list[Sample]) -> None:
         there = sum(map(TASKS[name].fits, golden))
         if there < profile.golden.cases:
             raise PlanError(
-                f"plan: golden suite {name} has {there} cases at hand, expected {profile.golden.cases}; add rows to the golden source, "
+                f"plan: golden suite {name} has {there} cases at hand, expected {profile.golden.cases}; mark more rows golden (meta.split, or lumo adopt --golden), "
                 "or lower golden.cases"
             )
 
@@ -237,7 +238,9 @@ def _operations(bare: Skeleton, text_size: int) -> dict[str, float]:
 
 def can_measure(profile: Profile) -> bool:
     """Whether there are weights and a device to measure a rate with."""
-    return has_weights(profile.backbone.path) and (profile.device != "cuda" or torch.cuda.is_available())
+    shared_out = profile.stage4.tune == "full" and profile.processes > 1 and planned_device(profile.device) == "cuda"
+    there = profile.device != "cuda" or torch.cuda.is_available()
+    return has_weights(profile.backbone.path) and there and not shared_out
 
 
 def measured_tokens_per_s(plan: Forecast, profile: Profile, steps: int = 8) -> dict[str, float]:

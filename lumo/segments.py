@@ -64,13 +64,14 @@ def attend(
     *,
     segments: Segments,
     scaling: float | None = None,
+    dropout: float = 0.0,
     **others: Any,
 ) -> tuple[Float[Tensor, "1 s h e"], None]:
     """What transformers' layers call. others: what they say besides, of which causal attention needs nothing."""
     query, key = query.to(value.dtype), key.to(value.dtype)  # norms in fp32 leave them wider under autocast
-    if can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, True, True)):
+    if not dropout and can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, True, True)):
         return _in_one_kernel(query, key, value, segments, scaling), None
-    return _one_by_one(query, key, value, segments, scaling), None
+    return _one_by_one(query, key, value, segments, scaling, dropout), None
 
 
 def _in_one_kernel(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float | None) -> Tensor:
@@ -81,12 +82,14 @@ def _in_one_kernel(query: Tensor, key: Tensor, value: Tensor, segments: Segments
     return varlen_attn(*parts, *bounds, scale=scale, window_size=(-1, 0), **SHARED)[None]
 
 
-def _one_by_one(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float | None) -> Tensor:
-    """Every segment by itself: in fp32, and on a CPU."""
+def _one_by_one(
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float | None, dropout: float
+) -> Tensor:
+    """Every segment by itself: in fp32, with dropout, and on a CPU."""
     shared = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(shared, 1) for part in (key, value))
     parts = zip(*(part.split(segments.lengths, 2) for part in (query, key, value)), strict=True)
-    made = [F.scaled_dot_product_attention(*part, is_causal=True, scale=scale) for part in parts]
+    made = [F.scaled_dot_product_attention(*part, dropout_p=dropout, is_causal=True, scale=scale) for part in parts]
     return torch.cat(made, 2).transpose(1, 2)
 
 

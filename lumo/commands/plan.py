@@ -16,7 +16,10 @@ def add(commands: Commands) -> None:
         "--rate", metavar="TOKENS", type=positive, help="tokens a second in stage 4; measured in ten steps if not given"
     )
     parser.add_argument(
-        "--memory", metavar="GIB", type=positive, help="GiB that the run may take; what is free here if not given"
+        "--memory",
+        metavar="GIB",
+        type=positive,
+        help="GiB of a machine to plan for, of which memory_floor_mib stays free; what is free here if not given",
     )
     parser.set_defaults(command=_plan)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lumo.commands.options import Commands, add_command
+from lumo.commands.options import Commands, add_command, profile_of
 
 MORE = """In several processes: torchrun --nproc-per-node 2 -m lumo train RUN_DIR"""
 
@@ -27,7 +27,7 @@ def _train(options: argparse.Namespace) -> None:
     from lumo.workbook import WorkbookError, folders
 
     folder = options.run_dir.expanduser().resolve()
-    profile = load_profile(options.profile) if options.profile else folders.read_profile(folder)
+    profile = load_profile(profile_of(options)) if options.profile else folders.read_profile(folder)
     if profile is None:
         raise WorkbookError(f"{folder}: no run of notebooks there; run 01 to 03 first (lumo run 01 --run-dir {folder})")
     with show.Live("stage 4") as live:

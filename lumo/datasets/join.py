@@ -51,7 +51,9 @@ def _by_name(manifests: Sequence[Path], out: Path) -> dict[str, Path]:
     parts: dict[str, Path] = {}
     for given in manifests:
         manifest = given / "manifest.jsonl" if given.is_dir() else given
-        name = manifest.parent.name
+        if not manifest.is_file():
+            raise ManifestError(f"{manifest}: no manifest there; name a folder that lumo adopt wrote, or a manifest")
+        name = manifest.parent.resolve().name
         check_name(name, f"{manifest}: its folder's name")
         if name in parts:
             raise ManifestError(
@@ -74,9 +76,9 @@ def _marks(parts: Mapping[str, Path], golden_source: str, check: Check) -> dict[
             if not isinstance(row, Row):
                 continue
             for medium, content in row.modalities.items():
-                if medium in unseen:
+                if medium in unseen and (path := _file(manifest.parent, content.path)):
                     unseen.discard(medium)
-                    check(medium, inside(manifest.parent, content.path))
+                    check(medium, path)
             said = _said(row, golden_source)
             golden |= said == "golden"
             if said:
@@ -100,13 +102,14 @@ def _rows(
                 continue
             try:
                 files = [(inside(manifest.parent, medium.path), medium.path) for _, medium in row.modalities.items()]
+                targets = [inside(out, f"{name}/{relative}") for _, relative in files]
                 if missing := [path for path, _ in files if not path.is_file()]:
                     raise ManifestError(f"{missing[0]}: no file there; run lumo adopt again, or mend the row")
             except ManifestError as error:
                 result.left_out.append(f"{name}: {row.id}: {error}")
                 continue
-            for path, relative in files:
-                _link(path, inside(out, f"{name}/{relative}"))
+            for (path, _), target in zip(files, targets, strict=True):
+                _link(path, target)
             group, said = _group(row, name), _said(row, golden_source)
             mark = marks.get(group)
             split = "eval" if mark == "golden" != said else mark
@@ -114,6 +117,15 @@ def _rows(
             kind = "+".join(medium for medium, _ in row.modalities.items())
             result.rows.update({kind: 1, f"{kind} golden": int(split == "golden")})
             yield _renamed(row, name, group, split)
+
+
+def _file(folder: Path, relative: str) -> Path | None:
+    """The file that a path names, if it is one that may be read; rows of others are left out later, with a line."""
+    try:
+        path = inside(folder, relative)
+    except ManifestError:
+        return None
+    return path if path.is_file() else None
 
 
 def _said(row: Row, golden_source: str) -> str | None:
@@ -159,6 +171,8 @@ def _check_golden(result: Adopted) -> None:
     """Raises ManifestError."""
     if not result.rows:
         raise ManifestError(f"join: no row can be used; {result.manifest.with_name('left_out.txt')} says why")
+    if not any(count for kind, count in result.rows.items() if kind.endswith(" golden")):
+        raise ManifestError("join: nothing is golden, expected some rows to measure on; give some meta.split golden")
     for medium in ("image", "audio"):
         if result.rows[medium] and not result.rows[f"{medium} golden"]:
             raise ManifestError(

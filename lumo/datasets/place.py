@@ -29,18 +29,21 @@ def claimed(out: Path, command: str, card: Mapping[str, Any]) -> Iterator[None]:
     Raises ManifestError for a folder that holds something else, that can't be written, or in which the command is at work already.
     """
     mark = out / MARKS[command]
-    unwritable = f"{out}: can't be written ({{}}); choose another folder"
+
+    def unwritable(error: OSError) -> ManifestError:
+        return ManifestError(f"{out}: can't be written ({error}); choose another folder")
+
     try:
         if out.exists() and not mark.is_file() and {path.name for path in out.iterdir()} - {LOCK}:
             raise ManifestError(f"{out}: isn't empty and wasn't made by lumo {command}; choose another folder")
         out.mkdir(parents=True, exist_ok=True)
         (out / LOCK).touch()
     except OSError as error:
-        raise ManifestError(unwritable.format(error)) from error
+        raise unwritable(error) from error
     taken = ManifestError(f"{out}: another lumo {command} is writing there; wait for it, or stop it first")
     with locked(out / LOCK, taken):
         try:
             write_atomically(mark, json.dumps(dict(card), indent=2) + "\n")
         except OSError as error:
-            raise ManifestError(unwritable.format(error)) from error
+            raise unwritable(error) from error
         yield

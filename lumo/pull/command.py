@@ -9,7 +9,7 @@ from huggingface_hub import HfApi
 
 from lumo import show
 from lumo.pull import Entry, PullError
-from lumo.pull.hub import Order, check_room, configs_of, fetch, order
+from lumo.pull.hub import MODELS, Order, check_room, configs_of, fetch, order
 from lumo.pull.store import Shelf, free_bytes
 
 
@@ -76,6 +76,13 @@ def check(entries: Sequence[Entry], root: Path) -> None:
 
 def _orders(entries: Sequence[Entry], root: Path, api: HfApi, configs: bool) -> tuple[list[Order], list[str]]:
     orders, refused = [], []
+    if configs and any(
+        entry.kind in MODELS for entry in entries
+    ):  # among models, what has no configs is left for later
+        for entry in entries:
+            if entry.kind not in MODELS:
+                print(f"left out: {entry.name} is a {entry.kind}, --configs is for models")
+        entries = [entry for entry in entries if entry.kind in MODELS]
     for entry in entries:
         try:
             item = order(entry, root, api)

@@ -90,7 +90,16 @@ def resume(model: LumoModel, optimiser: torch.optim.Optimizer, checkpoint: Path)
     if checkpoint.name != "final":
         try:
             full.load_optimiser(model, optimiser, torch.load(checkpoint / "optimiser.pt", weights_only=True))
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            EOFError,
+            pickle.UnpicklingError,
+        ) as error:
             raise _damaged(checkpoint / "optimiser.pt", error) from error
     return _state(checkpoint)["step"]
 

@@ -73,20 +73,21 @@ class _Run:
         self.model, self.feed, self.params, self.folder = model, feed, params, folder
         self.is_first, self.launcher = parallel.rank() == 0, os.getppid()
         self.identity = identity(params, seed, feed, model)
-        if model.backbone_parameters():
+        last = self._last_checkpoint()
+        # what is finished is loaded as it was read: it may be shown where it couldn't be trained
+        if model.backbone_parameters() and not (last and last.name == "final"):
             full.share_out(model.base)
         self.optimiser = _optimiser(model, params)
-        self.done = self._resume()
+        self.done = resume(model, self.optimiser, last) if last else 0
+        parallel.wait()  # nobody writes before all have read
 
-    def _resume(self) -> int:
+    def _last_checkpoint(self) -> Path | None:
         if not self.is_first:
             parallel.wait()  # the first one removes what is of another run; then the others look
         last = last_checkpoint(self.folder, self.model.space, self.identity)
         if self.is_first:
             parallel.wait()
-        done = resume(self.model, self.optimiser, last) if last else 0
-        parallel.wait()  # nobody writes before all have read
-        return done
+        return last
 
     def finish(self, show: Callable[[Progress], None]) -> dict[str, Any]:
         """Do the steps that are left; the whole run's summary."""

@@ -107,6 +107,6 @@ def _there(folder: Path) -> Path:
     path = folder.expanduser().resolve()
     if not path.is_dir() or "," in str(path):
         raise WorkbookError(
-            f"{path}: expected a folder that is there, without a comma in its name; give another --mount"
+            f"{path}: expected a folder that is there, without a comma in its name; move it, or give another --mount"
         )
     return path
