@@ -260,3 +260,15 @@ def test_the_plan_counts_what_trains(tokenizer, processes):
     assert (memory["layers gathered, or in half precision"] > 0) == (processes > 1)
     assert said.disk_bytes["warm start and stage 4, when finished"] == 4 * (2 * rows + tuned + frozen)
     assert said.disk_bytes["two checkpoints with the optimiser, while training"] == 8 * (3 * rows + 3 * tuned + frozen)
+
+
+def test_a_gpu_of_several_holds_its_part_of_what_trains_in_both_stages():
+    tuning = {"tune": "full", "backbone_learning_rate": 1e-4, "steps": 4}
+    tuning |= {"tokens_per_batch": 4096}  # the warm start is smaller, whoever shares stage 4
+    few = {"device": "cuda", "stage4": tuning, "world": {"images": 40, "clips": 40, "pairs": 0}}
+    one, four = (plan.forecast(load_profile("smoke", few | {"processes": n})) for n in (1, 4))
+    for part in ("layers in fp32 and their gradient", "optimiser"):
+        assert four.training_bytes[part] < one.training_bytes[part]
+    layers = "layers in fp32 and their gradient"
+    assert four.training_bytes[layers] == pytest.approx(one.training_bytes[layers] / 4, rel=0.01)
+    assert not plan.can_measure(load_profile("smoke", few | {"processes": 4}))

@@ -115,6 +115,34 @@ def test_a_disk_without_links_gets_copies(parts, tmp_path, monkeypatch):
     assert all(os.stat(path).st_nlink == 1 for path in (tmp_path / "copied").rglob("*.png"))
 
 
+def test_pairs_alone_with_nothing_golden_are_refused(parts, tmp_path):
+    """Neither pictures nor sounds by themselves, so no task of one medium notices."""
+    manifests = []
+    for name in ("a", "b"):
+        shutil.copytree(parts[0], tmp_path / name / "pictures")
+        shutil.copytree(parts[1], tmp_path / name / "sounds")
+        media = zip(*(read_manifest(tmp_path / name / part.name / "manifest.jsonl")[0] for part in parts), strict=True)
+        lines = []
+        for picture, sound in media:
+            row = picture.model_dump(mode="json", exclude_none=True)
+            row["modalities"] |= sound.model_dump(mode="json", exclude_none=True)["modalities"]
+            for folder, medium in (("pictures", "image"), ("sounds", "audio")):
+                content = row["modalities"][medium]
+                row["modalities"][medium] = {"path": f"{folder}/{content['path']}", "meta": {"group": row["id"]}}
+            lines.append(json.dumps(row | {"task": "ia2t", "subtype": "sfx"}) + "\n")
+        manifests.append(tmp_path / name / "manifest.jsonl")
+        manifests[-1].write_text("".join(lines))
+    with refused(ManifestError, "join: nothing is golden", "meta.split golden"):
+        stages.join(load_profile("smoke"), manifests, tmp_path / "out")
+
+
+def test_a_first_file_that_is_gone_is_left_out_and_the_next_is_looked_at(parts, tmp_path):
+    first = read_manifest(parts[0] / "manifest.jsonl")[0][0]
+    (parts[0] / first.modalities.image.path).unlink()
+    result, _ = stages.join(load_profile("smoke"), parts, tmp_path / "out")
+    assert len(result.left_out) == 1 and first.id in result.left_out[0]
+
+
 @pytest.mark.parametrize("strict", ["golden", "eval"])
 def test_a_recording_that_one_tests_on_is_learned_from_in_none(parts, tmp_path, strict):
     def name(split):
@@ -178,7 +206,7 @@ def test_what_cant_be_joined_is_refused(parts, tmp_path):
         join(parts, tmp_path, "none")
     with refused(ManifestError, "its name is 'a b', expected letters, digits"):
         join(parts, tmp_path / "a b", "none")
-    with refused(ManifestError, "nowhere", "can't be read", "expected a manifest"):
+    with refused(ManifestError, "nowhere: no manifest there; name a folder that lumo adopt wrote"):
         join([pictures, tmp_path / "nowhere"], tmp_path / "both", "none")
     edit(sounds, lambda n, row, medium: medium["meta"].pop("split", None))
     with refused(ManifestError, "no row says split: golden, as an older lumo left it; run lumo adopt again"):

@@ -22,7 +22,7 @@ from refusals import refused
 
 from lumo import __main__ as terminal
 from lumo.params import has_weights, weights_folder
-from lumo.pull import Entry, PullError, choose, read_list
+from lumo.pull import Entry, PullError, choose, command, read_list
 from lumo.pull import hub as pulling
 from lumo.pull.hub import check_room, configs_of, fetch, order
 from lumo.pull.store import Shelf, hash_of
@@ -218,6 +218,15 @@ def test_configs_come_alone_and_a_later_pull_completes_them(tmp_path, hub, api):
 def test_a_dataset_has_no_configs(tmp_path, api):
     with refused(PullError, "toy: a dataset has no configs", "without --configs"):
         configs_of(order(entry(kind="dataset"), tmp_path, api))
+
+
+def test_configs_of_the_list_leave_its_datasets_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "order", lambda entry, root, api: entry)
+    monkeypatch.setattr(command, "configs_of", lambda entry: entry)
+    wanted = [entry for entry in choose(read_list(), ["P0"]) if entry.hub]
+    kept, faults = command._orders(wanted, tmp_path, None, configs=True)
+    assert {entry.name for entry in wanted} - {entry.name for entry in kept} == {"LLaVA-Pretrain"}
+    assert not faults and "left out: LLaVA-Pretrain is a dataset" in capsys.readouterr().out
 
 
 def test_the_command_fetches_configs_that_a_plan_then_finds(tmp_path, hub, capsys):

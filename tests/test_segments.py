@@ -116,3 +116,11 @@ def test_no_mask_is_made_and_the_model_is_left_as_it_was(model, batch, monkeypat
 
 def test_a_cpu_keeps_its_rows_and_masks(model, batch):
     assert not model.skips and model.arranged(batch) is batch
+
+
+def test_dropout_is_not_swallowed():
+    """transformers' layers ask for it in training where their config has it, GPT-2's by default."""
+    query, key, value = (torch.randn(1, 2, 8, 4) for _ in range(3))
+    within = {"segments": Segments.of([3, 5], "cpu"), "scaling": 0.3}
+    kept, dropped = (attend(torch.nn.Identity(), query, key, value, None, dropout=p, **within)[0] for p in (0.0, 1.0))
+    assert kept.abs().min() > 0 and not dropped.any()

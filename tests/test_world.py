@@ -207,14 +207,14 @@ def test_whole_files_are_kept_and_written_again_without_a_manifest(written):
 def test_a_world_of_other_amounts_replaces_the_manifest(tmp_path, monkeypatch):
     few = [next(world.rows(1, 0, 0, seed=0))]
     for rows in (few, [*few, next(world.rows(0, 1, 0, seed=0))]):
-        monkeypatch.setattr(world, "rows", lambda *_, rows=rows: iter(rows))
+        monkeypatch.setattr(world.writing, "rows", lambda *_, rows=rows: iter(rows))
         manifest = world.write_world(tmp_path, 0, 0, 0, seed=0)
         assert [json.loads(line)["id"] for line in manifest.read_text().splitlines()] == [row["id"] for row in rows]
 
 
 def test_a_world_cut_while_it_was_written_has_no_manifest(tmp_path, monkeypatch):
     rows = [next(world.rows(1, 0, 0, seed=seed)) for seed in range(3)]
-    monkeypatch.setattr(world, "rows", lambda *_: iter(rows))
+    monkeypatch.setattr(world.writing, "rows", lambda *_: iter(rows))
     drawn, render = [], world.render
 
     def until_the_third(meta):
@@ -226,10 +226,10 @@ def test_a_world_cut_while_it_was_written_has_no_manifest(tmp_path, monkeypatch)
     world.write_world(tmp_path / "whole", 0, 0, 0, seed=0)
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "manifest.jsonl").write_text("an older one\n")
-    monkeypatch.setattr(world, "render", until_the_third)
+    monkeypatch.setattr(world.writing, "render", until_the_third)
     with pytest.raises(KeyboardInterrupt):
         world.write_world(tmp_path / "cut", 0, 0, 0, seed=0)
     assert not (tmp_path / "cut" / "manifest.jsonl").exists()
-    monkeypatch.setattr(world, "render", render)
+    monkeypatch.setattr(world.writing, "render", render)
     world.write_world(tmp_path / "cut", 0, 0, 0, seed=0)
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
