@@ -86,17 +86,20 @@ class Data(Section):
 class ImageCodec(Section):
     """path: a folder with weights; null is the miniature's own, a two-tone.
 
+    adapter: of a codec of one's own (`name: own`), the Python file that loads it, see `codecs.own`
     steps: of drawing a picture, see `Seed2Codec`
     """
 
-    name: Literal["twotone", "seed2", "vqgan"] = "twotone"
+    name: Literal["twotone", "seed2", "vqgan", "own"] = "twotone"
     path: str | None = None
+    adapter: str | None = None
     steps: Count | None = None
 
     @model_validator(mode="after")
     def _explicit(self) -> ImageCodec:
-        if self.path is None and self.name != "twotone":
+        if self.path is None and self.name in ("seed2", "vqgan"):
             raise ValueError(f"{self.name} wants path, the folder with its weights")
+        _check_adapter(self.name, self.adapter)
         if self.steps is not None and self.name != "seed2":
             raise ValueError(f"{self.name} has no steps; remove it")
         return self
@@ -106,10 +109,12 @@ class AudioCodec(Section):
     """How many codebooks is always explicit, because the default differs between releases: by `bandwidth_kbps`, for DAC by `codebooks`.
 
     scale: what EnCodec 48 kHz decodes every segment to, see `EncodecCodec`
+    adapter: as of `ImageCodec`; such a codec looks at `clip_s` and whichever of the others it wants
     """
 
-    name: Literal["spectral", "encodec", "dac"]
+    name: Literal["spectral", "encodec", "dac", "own"]
     path: str | None = None
+    adapter: str | None = None
     bandwidth_kbps: Positive | None = None
     codebooks: Count | None = None
     clip_s: ClipSeconds
@@ -117,12 +122,20 @@ class AudioCodec(Section):
 
     @model_validator(mode="after")
     def _explicit(self) -> AudioCodec:
+        _check_adapter(self.name, self.adapter)
+        if self.name == "own":
+            return self
         wanted, other = ("codebooks", "bandwidth_kbps") if self.name == "dac" else ("bandwidth_kbps", "codebooks")
         if getattr(self, wanted) is None or getattr(self, other) is not None:
             raise ValueError(f"{self.name} wants {wanted}, and not {other}")
         if self.scale is not None and self.name != "encodec":
             raise ValueError(f"{self.name} has no scale; remove it")
         return self
+
+
+def _check_adapter(name: str, adapter: str | None) -> None:
+    if (name == "own") != (adapter is not None):
+        raise ValueError("name own wants adapter, the Python file that loads it, and no other codec does")
 
 
 class Codecs(Section):

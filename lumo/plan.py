@@ -171,6 +171,9 @@ def _assumed(profile: Profile, tokenizer: UnifiedTokenizer, data: Preview) -> li
     for medium in ("image", "audio"):
         if isinstance(tokenizer.codecs[medium], CodecSizes):
             lines.append(f"codecs.{medium} has no weights there: its sizes are known, its disk isn't counted")
+    for medium, params in (("image", profile.codecs.image), ("audio", profile.codecs.audio)):
+        if params.name == "own":
+            lines.append(f"codecs.{medium} is your own: its memory isn't counted")
     if not has_weights(profile.backbone.path):
         lines.append("backbone has no weights there: its config.json stands for it")
     if profile.device == "cuda" and not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Codecs: media to codes and back. One small file an adapter; `load_codecs` is the list of them.
+"""Codecs: media to codes and back. One small file an adapter; `load_codecs` is the list of them, `own` the way to add one from outside.
 
 A codec is used on batches of equal size, never inside the training loop. Its card says what its codes mean and goes into
 the token space, weights hash included.
@@ -31,7 +31,7 @@ class Codec(Protocol):
 
     cannot_decode: why it only reads, None where its codes become media again
     A codec takes media of one size and refuses all others, by the file's name; `lumo adopt` makes them. A codec of pictures has
-    `fit`, how one of other proportions becomes a square there, see `Adoption`.
+    `fit`, how one of other proportions becomes a square there, see `Adoption`; one of sounds has `policy`, a `ClipPolicy`.
     """
 
     name: str
@@ -118,6 +118,7 @@ def load_codecs(params: CodecParams, device: str = "cpu") -> CodecSet:
 
 def load_image_codec(params: ImageCodec, device: str = "cpu") -> Codec:
     # imported here: the protocol alone needs no torch
+    from lumo.codecs.own import load_own
     from lumo.codecs.seed2 import STEPS, Seed2Codec
     from lumo.codecs.twotone import TwoToneCodec
     from lumo.codecs.vqgan import VqganCodec
@@ -127,6 +128,7 @@ def load_image_codec(params: ImageCodec, device: str = "cpu") -> Codec:
 
     adapters = {
         "seed2": lambda: Seed2Codec(folder("seed_quantizer.pt"), params.steps or STEPS, device=device),
+        "own": lambda: load_own(params, device),
         "twotone": lambda: TwoToneCodec(folder("config.json")),
         "vqgan": lambda: VqganCodec(folder("model.yaml", "last.ckpt"), device),
     }
@@ -136,8 +138,11 @@ def load_image_codec(params: ImageCodec, device: str = "cpu") -> Codec:
 def load_audio_codec(params: AudioCodec, device: str = "cpu") -> Codec:
     from lumo.codecs.dac import DacCodec
     from lumo.codecs.encodec import EncodecCodec
+    from lumo.codecs.own import load_own
     from lumo.codecs.spectral import SpectralCodec
 
+    if params.name == "own":
+        return load_own(params, device)
     folder = weights_folder(params.path, "audio_codec")
     adapters = {
         "dac": lambda: DacCodec(folder, params.codebooks, params.clip_s, device),

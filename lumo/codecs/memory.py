@@ -48,8 +48,9 @@ class Memory:
 
 
 def image_memory(params: ImageCodec, device: str) -> Memory:
-    """device: on CUDA unCLIP draws in half precision. Raises ParamsError or CodecError, as `image_sizes` does. The miniature's own is a table, and next to nothing."""
-    if params.name == "twotone":
+    """device: on CUDA unCLIP draws in half precision. Raises ParamsError or CodecError, as `image_sizes` does. The miniature's own is a table, and next to nothing; of a user's own nothing is
+    known."""
+    if params.name in ("twotone", "own"):
         return Memory()
     if params.name == "seed2":
         config = Seed2Config()
@@ -70,7 +71,7 @@ def image_memory(params: ImageCodec, device: str) -> Memory:
 
 def audio_memory(params: AudioCodec) -> Memory:
     """As `image_memory`. Of a long clip a second is counted, and the rest in proportion; of one in segments, the longest segment."""
-    if params.name == "spectral":
+    if params.name in ("spectral", "own"):
         return Memory()
     codec = bare_audio(params)
     config = codec.model.config

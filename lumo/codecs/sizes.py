@@ -35,11 +35,11 @@ class CodecSizes:
 
 
 def known_codecs(params: Codecs) -> CodecSet:
-    """Each codec of a profile; of one whose weights aren't there its sizes. Raises CodecError or ParamsError."""
+    """Each codec of a profile, one's own among them; of one whose weights aren't there its sizes. Raises CodecError or ParamsError."""
     image, audio = params.image, params.audio
     return CodecSet(
-        load_image_codec(image) if has_weights(image.path) else image_sizes(image),
-        load_audio_codec(audio) if has_weights(audio.path) else audio_sizes(audio),
+        load_image_codec(image) if image.name == "own" or has_weights(image.path) else image_sizes(image),
+        load_audio_codec(audio) if audio.name == "own" or has_weights(audio.path) else audio_sizes(audio),
     )
 
 
