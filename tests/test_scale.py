@@ -234,7 +234,12 @@ def ray():
     ray = pytest.importorskip("ray", reason="Ray is an extra: pip install -e '.[ray]'")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(
-        num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False, logging_level="error"
+        "local",  # whatever cluster runs on this machine
+        num_cpus=2,
+        object_store_memory=80 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
     )
     yield ray
     ray.shutdown()
