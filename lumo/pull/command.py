@@ -76,13 +76,7 @@ def check(entries: Sequence[Entry], root: Path) -> None:
 
 def _orders(entries: Sequence[Entry], root: Path, api: HfApi, configs: bool) -> tuple[list[Order], list[str]]:
     orders, refused = [], []
-    if configs and any(
-        entry.kind in MODELS for entry in entries
-    ):  # among models, what has no configs is left for later
-        for entry in entries:
-            if entry.kind not in MODELS:
-                print(f"left out: {entry.name} is a {entry.kind}, --configs is for models")
-        entries = [entry for entry in entries if entry.kind in MODELS]
+    entries = _with_configs(entries) if configs else entries
     for entry in entries:
         try:
             item = order(entry, root, api)
@@ -90,6 +84,15 @@ def _orders(entries: Sequence[Entry], root: Path, api: HfApi, configs: bool) -> 
         except PullError as error:
             refused.append(str(error))
     return orders, refused
+
+
+def _with_configs(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """The models among them, if there are any; what has no configs is named, and left for later."""
+    models = [entry for entry in entries if entry.kind in MODELS]
+    for entry in entries:
+        if models and entry not in models:
+            print(f"left out: {entry.name} is a {entry.kind}, --configs is for models")
+    return models or entries
 
 
 def _print_orders(orders: Sequence[Order], root: Path) -> None:
