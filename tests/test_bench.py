@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lumo import static
 from lumo.batches import pack
 from lumo.bench import Disagreement, generation, gpu, scale, training
-from lumo.bench.measure import Comparison, alternate, peak_bytes, ratios
+from lumo.bench.measure import Comparison, alternate, operations, peak_bytes, ratios
 from lumo.model import LumoModel
 from lumo.params import load_profile
 from lumo.segments import Segments
@@ -127,6 +128,20 @@ def test_flops_are_those_of_the_step(model):
     linears = sum(m.weight.numel() for m in model.base.model.modules() if isinstance(m, torch.nn.Linear))
     computed = sum(map(len, sequences))
     assert figures["flops"] > 4 * linears * computed * 0.9
+
+
+def test_operations_of_attention_are_counted_on_a_cpu():
+    """Its own kernel makes the scores once more on the way back; the plain products keep them."""
+    query = torch.randn(2, 3, 16, 8, requires_grad=True)
+    mask = torch.zeros(2, 1, 16, 16)
+
+    def attend():
+        torch.nn.functional.scaled_dot_product_attention(query, query, query, attn_mask=mask).sum().backward()
+
+    with sdpa_kernel(SDPBackend.MATH):
+        plain = operations(attend)
+    product = 2 * 2 * 3 * 16 * 16 * 8
+    assert plain == 6 * product and operations(attend) == 7 * product
 
 
 def test_turns_alternate_and_ratios_are_by_round():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from lumo.machine import status_bytes, synchronise
 
@@ -75,6 +76,22 @@ def ratios(ours: list[float], theirs: list[float], scale: float = 1.0) -> tuple[
     """
     each = [scale * b / a for a, b in zip(ours, theirs, strict=True)]
     return statistics.median(each), min(each), max(each)
+
+
+def operations(work: Callable[[], Any]) -> int:
+    """Floating-point operations of the products in a piece of work, those of attention over whole rows among them.
+
+    torch counts attention for CUDA's kernels and takes a CPU's for none (2.13).
+    """
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    formulas = {
+        attention: lambda query, key, value, *rest, **named: sdpa_flop_count(query, key, value),
+        backward: lambda grad, query, key, value, *rest, **named: sdpa_backward_flop_count(grad, query, key, value),
+    }
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        work()
+    return counter.get_total_flops()
 
 
 def peak_bytes(work: Callable[[], Any], device: str = "cpu") -> int | None:

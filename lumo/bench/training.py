@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from lumo.batches import IGNORE, pack
-from lumo.bench.measure import Comparison, Disagreement, alternate, peak_bytes, ratios
+from lumo.bench.measure import Comparison, Disagreement, alternate, operations, peak_bytes, ratios
 from lumo.machine import gemm_rate
 from lumo.model import LumoModel
 from lumo.sequence import TokenSequence
@@ -216,9 +215,7 @@ def step_rate(model: LumoModel, sequences: Sequence[TokenSequence], rounds: int,
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
-    with FlopCounterMode(display=False) as counter:
-        step()
-    flops = counter.get_total_flops()
+    flops = operations(step)
     dtype = next(model.base.parameters()).dtype
     seconds = alternate({"step": step}, rounds, device)["step"]
     rate = gemm_rate(device, dtype)
