@@ -18,13 +18,14 @@ from jaxtyping import Float, Int
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 from transformers.utils import logging
 
 from lumo import full
+from lumo.batches import pad_left
+from lumo.lora import with_lora
 from lumo.machine import device_of, planned_device
-from lumo.model import LumoModel, ModelError, check_reach, with_lora
+from lumo.model import LumoModel, ModelError, check_reach
 from lumo.params import Profile, weights_folder
 from lumo.segments import Segments
 from lumo.space import TokenSpace
@@ -76,7 +77,10 @@ def trunk_of(model: nn.Module) -> nn.Module:
 
 
 def skeleton(profile: Profile) -> Skeleton:
-    """What `load_model` and `training.prepare` would make, without reading the weights. Raises ParamsError, CodecError or ModelError."""
+    """What `load_model` and `training.prepare` would make, without reading the weights.
+
+    Raises ParamsError, CodecError, ModelError or LoraError.
+    """
     config = _checked_config(profile)
     dtype = torch.float32 if planned_device(profile.device) == "cpu" else config.dtype or torch.bfloat16
     try:
@@ -181,18 +185,14 @@ def _packed(model: LumoModel, lines: list[Int[Tensor, "_"]]) -> Float[Tensor, "n
 
 def _by_token(model: LumoModel, lines: list[Int[Tensor, "_"]]) -> Float[Tensor, "n d"]:
     """Padded on the left, all but two tokens at first, then one by one."""
-    width = max(map(len, lines))
-    ids = torch.stack([F.pad(line, (width - len(line), 0)) for line in lines])
-    seen = torch.stack([F.pad(torch.ones_like(line), (width - len(line), 0)) for line in lines]).bool()
-    positions = (seen.cumsum(1) - 1).clamp(min=0)
-    # a padded step sees itself, lest softmax divide by 0
-    mask = (seen[:, None] & seen.new_ones(width, width).tril()) | torch.eye(width, device=ids.device).bool()
+    ids, positions, is_real, mask = (part.to(lines[0].device) for part in pad_left(lines, pad_id=0))
+    width = ids.shape[1]
     parts = []
     with model.decoding(width) as cache:
         for start, stop in ((0, width - 2), (width - 2, width - 1), (width - 1, width)):
             here = slice(start, stop)
-            parts.append(model.hidden(ids[:, here], positions[:, here], mask[:, None, here, :stop], cache))
-    return torch.cat([row[width - len(line) :] for row, line in zip(torch.cat(parts, 1), lines, strict=True)])
+            parts.append(model.hidden(ids[:, here], positions[:, here], mask[:, :, here, :stop], cache))
+    return torch.cat(parts, 1)[is_real]
 
 
 def _oddities(base: nn.Module) -> str:

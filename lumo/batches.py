@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from lumo.sequence import TokenSequence
 
@@ -94,6 +95,31 @@ def pack(
             owners[row, span] = groups[i]
             start += len(ids)
     return Batch(input_ids, labels, segments, positions, owners)
+
+
+class Lines(NamedTuple):
+    """Lines of several lengths that end at the same step. is_real: false in the padding before them; mask: true where a step may look"""
+
+    ids: Int[Tensor, "b s"]
+    position_ids: Int[Tensor, "b s"]
+    is_real: Bool[Tensor, "b s"]
+    mask: Bool[Tensor, "b 1 s s"]
+
+
+def pad_left(lines: Sequence[Int[Tensor, "_"]], pad_id: int) -> Lines:
+    """Lines as a batch to be gone on from. Padding has position 0 and is looked at by nothing but itself, lest softmax divide by 0.
+
+    >>> made = pad_left([torch.tensor([5, 6, 7]), torch.tensor([8])], pad_id=0)
+    >>> made.ids.tolist(), made.position_ids.tolist()
+    ([[5, 6, 7], [0, 0, 8]], [[0, 1, 2], [0, 0, 0]])
+    """
+    width = max(map(len, lines))
+    ids = torch.stack([F.pad(line, (width - len(line), 0), value=pad_id) for line in lines])
+    lengths = torch.tensor([len(line) for line in lines])
+    steps = torch.arange(width)
+    is_real = steps >= width - lengths[:, None]
+    mask = (is_real[:, None] & (steps[:, None] >= steps)) | torch.eye(width, dtype=torch.bool)
+    return Lines(ids, (is_real.cumsum(1) - 1).clamp(min=0), is_real, mask[:, None])
 
 
 class Layout(NamedTuple):

@@ -24,7 +24,6 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from lumo import parallel
 
-FOLDER = "backbone"  # of a checkpoint, with the tuned model
 WHOLE = StateDictOptions(full_state_dict=True)
 WHOLE_ON_CPU = StateDictOptions(full_state_dict=True, cpu_offload=True)  # on the first process; the others get nothing
 
@@ -97,5 +96,11 @@ def optimiser_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict:
 
 
 def load_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, state: dict) -> None:
-    """Each process takes its part of it."""
+    """AdamW's state; each process takes its part of it. Raises ValueError for moments of other shapes, beyond which fused steps would read
+    (torch 2.13 crashed), and what torch raises for other damage."""
     set_optimizer_state_dict(model, optimiser, state, options=WHOLE)
+    for parameter, moments in optimiser.state.items():
+        expected = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+        found = {name: value.shape for name, value in moments.items()}
+        if found != expected:
+            raise ValueError(f"moments of shapes {found}, expected {expected}")

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
+from lumo.batches import pad_left
 from lumo.model import LumoModel
 from lumo.space import Block
 
@@ -100,28 +102,16 @@ def generate(
     """
     model.eval()
     device = model.new_rows.device
-    lengths = [len(prompt) for prompt in prompts]
-    width, count = max(lengths), len(prompts)
-    pad = model.space.control("<|pad_mm|>")
-    ids = torch.full((count, width), pad)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.from_numpy(prompt)
-    ids = ids.to(device)
-    seen = torch.zeros(count, width + grammar.steps, dtype=torch.bool, device=device)
-    for row, length in enumerate(lengths):
-        seen[row, width - length : width] = True
-    positions = (seen[:, :width].cumsum(1) - 1).clamp(min=0)
+    lines = pad_left([torch.from_numpy(prompt) for prompt in prompts], model.space.control("<|pad_mm|>"))
+    ids, positions, is_real, mask = (part.to(device) for part in lines)
+    count, width = ids.shape
     allowed = [torch.from_numpy(ids).to(device) for ids in grammar.allowed]
     heads = _heads(model, allowed)
     draws = [np.random.default_rng([sampling.seed, case]) for case in (range(count) if cases is None else cases)]
-    steps = torch.arange(width, device=device)
-    # [b 1 s s]; a padded step sees itself, lest softmax divide by 0
-    mask = (seen[:, None, None, :width] & (steps[:, None] >= steps[None, :])) | torch.eye(
-        width, dtype=torch.bool, device=device
-    )
+    seen = F.pad(is_real, (0, grammar.steps))
     answers = torch.full((count, grammar.steps), grammar.end, device=device)
     finished = torch.zeros(count, dtype=torch.bool, device=device)
-    next_position = torch.tensor(lengths, device=device)
+    next_position = positions[:, -1] + 1
     with model.decoding(width + grammar.steps) as cache:
         hidden = model.hidden(ids, positions, mask, cache)[:, -1]
         for step in range(grammar.steps):

@@ -1,4 +1,4 @@
-"""LoRA as one product with one weight, where that is cheaper than peft's three products and a sum.
+"""LoRA (Hu et al. 2021) by peft, as one product with one weight where that is cheaper than peft's three products and a sum.
 
 peft computes x Wᵀ + s (x Aᵀ) Bᵀ: the last two are thin products, and the sum reads and writes every activation again. Here
 W + s B A is made first, which is little work where a step has many tokens, and x meets it once. The gradients of A and B stay
@@ -9,15 +9,67 @@ In half precision W + s B A would lose what B A adds to a larger W, so peft's ow
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import Linear
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+# peft 0.21 asks transformers 5.23 for a property by its old name; nothing that a user of lumo could change
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+
+class LoraError(ValueError):
+    """A backbone that LoRA doesn't fit; the message is one line."""
+
+
+def with_lora(base: nn.Module, rank: int) -> PeftModel:
+    """LoRA on every linear layer of a base but the head; alpha is twice the rank. Raises LoraError where there is nothing to adapt."""
+    layers = {name: layer for name, layer in base.base_model.named_modules() if isinstance(layer, (nn.Linear, Conv1D))}
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=sorted({name.rpartition(".")[2] for name in layers}),
+        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),
+        lora_dropout=0.0,
+        bias="none",
+    )
+    try:
+        model = get_peft_model(base, config)
+    except ValueError as error:  # peft's own
+        reason = " ".join(str(error).split())[:200]
+        raise LoraError(
+            f"backbone {type(base).__name__} takes no LoRA ({reason}); expected linear layers, take another backbone"
+        ) from error
+    fold(model)
+    return model
+
+
+def load_adapter(base: nn.Module, folder: Path) -> PeftModel:
+    """A base with the LoRA that peft has saved in a folder; over LoRA that it has already, whose parameters stay the optimiser's.
+
+    Raises ValueError for weights that aren't those of the config, and what peft raises for files that can't be read.
+    """
+    # by their names: where one isn't there, peft would ask the hub, and of a tensor that is missing it only warns
+    weights = load_file(folder / "adapter_model.safetensors")
+    if not isinstance(base, PeftModel):
+        config = LoraConfig.from_pretrained(str(folder), local_files_only=True)
+        config.inference_mode = False  # peft saves it as true
+        base = PeftModel(base, config)
+        fold(base)
+    if differing := sorted(weights.keys() ^ get_peft_model_state_dict(base, save_embedding_layers=False).keys()):
+        raise ValueError(f"{folder.name}: {len(differing)} tensors missing or unexpected, such as '{differing[0]}'")
+    set_peft_model_state_dict(base, weights)
+    return base
 
 
 def fold(model: nn.Module) -> None:

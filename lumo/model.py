@@ -2,47 +2,36 @@
 
 The base's embedding is never resized. A new id looks its row up in `new_rows`; the head has two parts, the base's own rows and
 the new ones. So the frozen base is bit-identical by construction, with tied and untied heads alike, and the optimiser holds
-state for new rows alone. LoRA comes from peft and is saved in its format.
+state for new rows alone. LoRA comes from peft. What goes to disk and back is in `lumo.storage`.
 
 Axes: b row · s step in a row · d hidden · v vocabulary · m supervised position.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import json
-import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.pytorch_utils import Conv1D
 
 from lumo import full
 from lumo.batches import IGNORE, Batch
 from lumo.cache import RoomyCache, Step
 from lumo.decoder import short_step
-from lumo.files import write_atomically
-from lumo.lora import fold, merged
+from lumo.lora import merged, with_lora
 from lumo.loss import split_cross_entropy
 from lumo.segments import Segments, attention_within
 from lumo.space import TokenSpace
 from lumo.static import can_be_static, static_step, whole_windows
-
-# peft 0.21 asks transformers 5.23 for a property by its old name; nothing that a user of lumo could change
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 # what bounds how far a step may look, by the names that configs have for it
 REACHES = ("max_position_embeddings", "sliding_window", "attention_chunk_size", "window_size")
@@ -182,9 +171,9 @@ class LumoModel(nn.Module):
         """Whether attention leaves out padding and what lies between segments. On a CPU a mask over rows of middling length is faster."""
         return self.new_rows.is_cuda and self._trunk._supports_attention_backend
 
-    def arranged(self, batch: Batch) -> Batch:
-        """A batch as `loss` computes it: without its padding where attention leaves that out."""
-        return batch.in_one_row() if self.skips else batch
+    def computed_tokens(self, batch: Batch) -> int:
+        """Tokens that `loss` computes for a batch: its padding too, unless attention leaves that out."""
+        return batch.tokens if self.skips else batch.input_ids.numel()
 
     def loss(
         self, batch: Batch, weigh: Callable[[Int[Tensor, "m"]], Float[Tensor, "m"]]
@@ -193,8 +182,12 @@ class LumoModel(nn.Module):
 
         weigh: from groups to weights. The head sees supervised positions alone, a few at a time.
         """
-        device, batch = self.new_rows.device, self.arranged(batch)
-        mask = Segments.of(batch.segment_lengths(), device) if self.skips else batch.attention_mask().to(device)
+        device = self.new_rows.device
+        if self.skips:
+            batch = batch.in_one_row()
+            mask = Segments.of(batch.segment_lengths(), device)
+        else:
+            mask = batch.attention_mask().to(device)
         hidden = self.hidden(batch.input_ids.to(device), batch.position_ids.to(device), mask)
         # the label of a step is predicted one step before; a segment's first token is never a target
         wanted = batch.labels[:, 1:] != IGNORE
@@ -213,9 +206,9 @@ class LumoModel(nn.Module):
     # --- what trains --------------------------------------------------------------------------------------------------
 
     def add_lora(self, rank: int, seed: int = 0) -> None:
-        """LoRA on every linear layer but the head (Hu et al. 2021), through peft; alpha is twice the rank.
+        """LoRA on every linear layer but the head, see `lumo.lora`.
 
-        Raises ModelError when the model has LoRA already.
+        Raises ModelError when the model has LoRA already, LoraError where there is nothing to adapt.
         """
         if isinstance(self.base, PeftModel):
             raise ModelError(
@@ -256,114 +249,21 @@ class LumoModel(nn.Module):
         digest = hashlib.sha256()
         for name, value in sorted(self.base.state_dict().items()):
             if "lora_" not in name:
-                plain = name.removeprefix("base_model.model.").replace(".base_layer", "")
-                digest.update(plain.encode())
-                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                digest.update(name.removeprefix("base_model.model.").replace(".base_layer", "").encode())
+                digest.update(raw_bytes(value))
         return digest.hexdigest()
 
-    # --- to disk and back ---------------------------------------------------------------------------------------------
-
-    def save(self, folder: Path) -> None:
-        """Write `trainable_rows.safetensors`, `trainable_rows.json`, `token_space.json` and, if there is LoRA, `adapter/`, or of a backbone
-        that trains `backbone/`.
-
-        The folder appears whole or not at all. Raises ModelError when it can't be written.
-        """
-        with whole_folder(folder) as partial:
-            self.save_into(partial, self.gathered())
-
-    def gathered(self) -> dict[str, Tensor]:
-        """The backbone's weights where it trains, on the first process; all of them take part."""
-        return full.gathered(self.base) if self.backbone_parameters() else {}
-
-    def save_into(self, folder: Path, backbone: dict[str, Tensor]) -> None:
-        """The same, into a folder that is there; for a caller that writes more beside it. backbone: what `gathered` gave"""
-        rows = {"new_rows": self.new_rows.detach().cpu()}
-        if self.new_head_rows is not None:
-            rows["new_head_rows"] = self.new_head_rows.detach().cpu()
-        save_file(rows, folder / "trainable_rows.safetensors")
-        card = {
-            "first_id": self.space.text_size,
-            "rows": self.space.new_rows,
-            "tied": self.tied,
-            "space_sha256": self.space.sha256,
-        }
-        write_atomically(folder / "trainable_rows.json", json.dumps(card, indent=2, sort_keys=True) + "\n")
-        self.space.save(folder)
-        if isinstance(self.base, PeftModel):
-            # the base's config can't say that it grew, so peft must not look for resized embeddings
-            self.base.save_pretrained(folder / "adapter", save_embedding_layers=False)
-        if backbone:
-            full.save(self.base, backbone, folder / full.FOLDER)
-
-    def load(self, folder: Path) -> None:
-        """Read rows and, where there is one, the adapter or the backbone. Raises SpaceError for another token space, ModelError for damage."""
-        if not folder.is_dir():
-            raise ModelError(f"{folder}: no checkpoint there; run the notebook that makes it")
-        self.space.check_same(TokenSpace.load(folder), str(folder))
-        try:
-            rows = load_file(folder / "trainable_rows.safetensors")
-            expected = {"new_rows"} | ({"new_head_rows"} if self.new_head_rows is not None else set())
-            if rows.keys() != expected:
-                raise ValueError(f"tensors {sorted(rows)}, expected {sorted(expected)}")
-            with torch.no_grad():
-                for name, value in rows.items():
-                    getattr(self, name).copy_(value)
-            adapter = folder / "adapter"
-            if adapter.is_dir():
-                if isinstance(self.base, PeftModel):
-                    self.base.load_adapter(str(adapter), "default", is_trainable=True)
-                else:
-                    self.base = PeftModel.from_pretrained(self.base, str(adapter), is_trainable=True)
-                    fold(self.base)
-            if (folder / full.FOLDER).is_dir():
-                full.load(self._causal, folder / full.FOLDER)
-        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"{folder}: checkpoint can't be read ({reason}); make it again") from error
-
-    def export(self, folder: Path, text: Any) -> None:
-        """Merge rows and LoRA into a standard checkpoint that `AutoModelForCausalLM.from_pretrained` loads with no lumo.
-
-        A copy is merged, this model stays as it is; so the export takes the base's memory once more.
-        text: the Hugging Face tokenizer, saved beside it
-        Raises ModelError when it can't be written.
-        """
-        merged = copy.deepcopy(self.base)
-        if isinstance(merged, PeftModel):
-            merged = merged.merge_and_unload()
-        merged.to(merged.get_input_embeddings().weight.dtype)  # layers that were trained are in fp32
-        text_size = self.space.text_size
-        merged.resize_token_embeddings(self.space.size, mean_resizing=False)
-        with torch.no_grad():
-            merged.get_input_embeddings().weight[text_size:] = self.new_rows.to(merged.dtype)
-            if self.new_head_rows is not None:
-                merged.get_output_embeddings().weight[text_size:] = self.new_head_rows.to(merged.dtype)
-        with whole_folder(folder) as partial:
-            merged.save_pretrained(partial)
-            text.save_pretrained(partial)
-            self.space.save(partial)
+    def text_rows_sha256(self) -> str:
+        """Hash of the text's own rows, embedding and head: they stay as they were, whatever trains."""
+        digest = hashlib.sha256()
+        for rows in (self.base.get_input_embeddings(), self.base.get_output_embeddings()):
+            digest.update(raw_bytes(rows.weight))
+        return digest.hexdigest()
 
 
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A neighbour of `folder` to write into: it takes its place when all is written, and goes away when that fails.
-
-    Raises ModelError in one line for a full disk: safetensors and torch don't report it as OSError.
-    """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"{folder}: can't be written ({reason}); free some space, then run the same again: it goes on where it stopped"
-        ) from error
+def raw_bytes(value: Tensor) -> np.ndarray:
+    """A tensor's bytes as they lie in memory: what hashes are made of."""
+    return value.detach().cpu().contiguous().view(torch.uint8).numpy()
 
 
 def check_reach(config: Any, tokens: int, where: str) -> None:
@@ -376,30 +276,6 @@ def check_reach(config: Any, tokens: int, where: str) -> None:
                 f"{where}: {name} of the backbone is {reach}, got sequences of up to {tokens} tokens; "
                 "lower max_seq_len or golden.max_text_tokens, or take another backbone"
             )
-
-
-def with_lora(base: nn.Module, rank: int) -> PeftModel:
-    """peft's model around a base. Raises ModelError where there is nothing to adapt."""
-    layers = [
-        (name, layer) for name, layer in base.base_model.named_modules() if isinstance(layer, (nn.Linear, Conv1D))
-    ]
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        target_modules=sorted({name.rpartition(".")[2] for name, _ in layers}),
-        fan_in_fan_out=any(isinstance(layer, Conv1D) for _, layer in layers),
-        lora_dropout=0.0,
-        bias="none",
-    )
-    try:
-        model = get_peft_model(base, config)
-    except ValueError as error:  # peft's own
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"backbone {type(base).__name__} takes no LoRA ({reason}); expected linear layers, take another backbone"
-        ) from error
-    fold(model)
-    return model
 
 
 def _fresh_rows(like: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from lumo import parallel
+from lumo import parallel, storage
 from lumo.backbone import load_model
 from lumo.codecs import load_codecs
 from lumo.datasets import folder as own
@@ -45,7 +45,7 @@ def stage4(profile: Profile, artifacts: Path, show: Callable[[Progress], None]) 
     tokenizer = load_tokenizer(profile)
     space = tokenizer.space
     model = load_model(profile, space)
-    model.load(artifacts / "warm_start" / "final")
+    storage.load(model, artifacts / "warm_start" / "final")
     prepare(model, params, profile.seed)
     pools = build_pools(
         read_shards(artifacts / "shards", "train", space),

@@ -18,6 +18,7 @@ with install_import_hook(
         "lumo.tokenizer",
         "lumo.batches",
         "lumo.model",
+        "lumo.storage",
         "lumo.backbone",
         "lumo.generation",
         "lumo.ablation",

@@ -17,12 +17,13 @@ from test_generation import prompts_of
 from toys import logits_of, make_samples, with_lora
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Qwen3Config
 
-from lumo import backbone
+from lumo import backbone, storage
 from lumo.backbone import check_logits, load_base, load_model, skeleton
 from lumo.batches import pack
 from lumo.bench.generation import Stock
 from lumo.codecs import CodecError
 from lumo.generation import generate
+from lumo.lora import LoraError
 from lumo.model import LumoModel, ModelError
 from lumo.params import load_profile
 from lumo.plan import PlanError, check, forecast
@@ -153,12 +154,12 @@ def test_trained_saved_exported_it_is_the_stock_model(tmp_path, toy_folder, code
     line = torch.arange(3, tokenizer.space.size, 19)
     with torch.no_grad():
         ours = logits_of(model, line)
-        model.save(tmp_path / "saved")
+        storage.save(model, tmp_path / "saved")
         again = load_model(profile_of(folder), tokenizer.space)
-        again.load(tmp_path / "saved")
+        storage.load(again, tmp_path / "saved")
         assert torch.equal(logits_of(again, line), ours)
 
-        model.export(tmp_path / "export", tokenizer.text)
+        storage.export(model, tmp_path / "export", tokenizer.text)
         plain = AutoModelForCausalLM.from_pretrained(tmp_path / "export", local_files_only=True).eval()
         assert plain.config.vocab_size == tokenizer.space.size
         torch.testing.assert_close(plain(line[None]).logits[0], ours, rtol=0, atol=2e-5 * ours.std().item())
@@ -203,11 +204,11 @@ def test_in_bf16_within_its_rounding(tmp_path, toy_folder, codecs, kind):
     line = torch.arange(3, tokenizer.space.size, 19)
     with torch.no_grad():
         ours = logits_of(model, line)
-        model.save(tmp_path / "saved")
+        storage.save(model, tmp_path / "saved")
         again = LumoModel(load_base(folder), tokenizer.space)
-        again.load(tmp_path / "saved")
+        storage.load(again, tmp_path / "saved")
         assert torch.equal(logits_of(again, line), ours)
-        model.export(tmp_path / "export", tokenizer.text)
+        storage.export(model, tmp_path / "export", tokenizer.text)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "export", local_files_only=True).eval()
     assert plain.dtype == torch.bfloat16
     text = line[line < 768]
@@ -253,7 +254,7 @@ def test_base_and_chat_read_and_write_the_same_sequences(tmp_path, toy_folder, c
     prompts, grammar = prompts_of("i2t", base), TASKS["i2t"].grammar(base, 6)
     answers = [[answer.tolist() for answer in generate(model, prompts, grammar)] for model in (of_base, of_chat)]
     assert answers[0] == answers[1]
-    of_chat.export(tmp_path / "out", chat.text)
+    storage.export(of_chat, tmp_path / "out", chat.text)
     there = GenerationConfig.from_pretrained(tmp_path / "out")
     assert there.eos_token_id == chat.text.convert_tokens_to_ids("<|im_end|>")
 
@@ -327,7 +328,7 @@ def test_generation_doesnt_go_beyond_the_backbones_reach(model):
 
 def test_layers_that_take_no_lora_are_refused(tokenizer):
     bare = AutoModelForCausalLM.from_config(Qwen3Config(**REDUCED | {"num_hidden_layers": 0}))
-    with refused(ModelError, "backbone Qwen3ForCausalLM takes no LoRA", "expected linear layers"):
+    with refused(LoraError, "backbone Qwen3ForCausalLM takes no LoRA", "expected linear layers"):
         LumoModel(bare, tokenizer.space).add_lora(2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from refusals import check_line, refused
 from toys import logits_of, make_samples
 from transformers import AutoModelForCausalLM
 
-from lumo import full, parallel, plan
+from lumo import full, parallel, plan, storage
 from lumo.backbone import load_model
 from lumo.machine import MachineError
 from lumo.model import LumoModel, ModelError
@@ -59,21 +60,24 @@ def test_every_layer_trains_and_no_row_of_the_text(tokenizer, samples, tmp_path,
     model.train_backbone()
     train(model, t.make_feed(samples, tokenizer.space, FULL), FULL, tmp_path, 0)
     assert torch.equal(text_rows(model), text_rows(before)) and model.lora_parameters() == []
+    # what notebook 04's gates look at
+    assert model.text_rows_sha256() == before.text_rows_sha256() and model.base_sha256() != before.base_sha256()
     pairs = zip(model.base.base_model.layers.parameters(), before.base.base_model.layers.parameters(), strict=True)
     assert all(not torch.equal(one, other) for one, other in pairs)
     assert not torch.equal(model.base.base_model.norm.weight, before.base.base_model.norm.weight)
     assert not torch.equal(model.new_rows, before.new_rows)
     loaded = LumoModel(make_base(tied, seed=9), tokenizer.space)
-    loaded.load(tmp_path / "final")
+    storage.load(loaded, tmp_path / "final")
     ids = some_ids(tokenizer.space)
     assert torch.equal(logits_of(loaded, ids), logits_of(model, ids))
+    assert loaded.text_rows_sha256() == before.text_rows_sha256(), "what is saved has them too"
 
 
 def test_what_is_left_is_a_standard_model_and_can_be_exported(tokenizer, toy_folder, unbroken, tmp_path):
     folder, model = unbroken
     stock = AutoModelForCausalLM.from_pretrained(folder / "final" / "backbone")
     assert all(torch.equal(value, stock.state_dict()[name]) for name, value in model.base.state_dict().items())
-    model.export(tmp_path / "export", load_text_tokenizer(toy_folder / "backbone"))
+    storage.export(model, tmp_path / "export", load_text_tokenizer(toy_folder / "backbone"))
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "export").eval()
     ids = some_ids(tokenizer.space)
     ours, theirs = logits_of(model, ids), whole(input_ids=ids[None]).logits[0]
@@ -103,7 +107,7 @@ def test_layers_of_a_base_in_half_precision_train_in_single(tokenizer, samples, 
     assert moved.dtype == torch.float32 and 0 < (moved - before.float()).abs().max() < 1e-5
     assert set(seen) == {torch.bfloat16}
     loaded = LumoModel(make_base().bfloat16(), tokenizer.space)
-    loaded.load(tmp_path / "final")
+    storage.load(loaded, tmp_path / "final")
     assert loaded.base.dtype == torch.bfloat16
 
 
@@ -130,6 +134,24 @@ def test_a_model_with_lora_is_not_tuned_fully(tokenizer):
     model.add_lora(2)
     with refused(ModelError, "model has LoRA, expected none"):
         model.train_backbone()
+
+
+def test_a_backbone_too_large_for_the_system_leaves_the_checkpoint_before(tokenizer, samples, unbroken, tmp_path):
+    """The rows take 14 kB, the backbone 143."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def show(progress):
+        if progress.step == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
+
+    try:
+        with refused(ModelError, "checkpoint_000004: can't be written", "goes on where it stopped"):
+            t.run(tmp_path, samples, tokenizer.space, FULL, show=show)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_000002", "log.jsonl"]
+    t.run(tmp_path, samples, tokenizer.space, FULL)
+    t.assert_same(tmp_path, unbroken[0])
 
 
 @pytest.mark.parametrize("damage", ["half", "gone", "other"])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from toys import logits_of, make_samples, with_lora
 from transformers import AutoModelForCausalLM
 
+from lumo import storage
 from lumo.generation import Grammar, Sampling, generate, media_grammar, text_grammar
 from lumo.model import LumoModel
 from lumo.space import Block
@@ -80,7 +81,7 @@ def test_greedy_equals_transformers_generate_on_the_exported_model(model, tokeni
     with_lora(model)
     grammar = TASKS[name].grammar(tokenizer, max_text_tokens=16)
     prompts = prompts_of(name, tokenizer)
-    model.export(tmp_path / "out", tokenizer.text)
+    storage.export(model, tmp_path / "out", tokenizer.text)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     for prompt, answer in zip(prompts, generate(model, prompts, grammar), strict=True):
         length = len(prompt)

@@ -16,11 +16,13 @@ from torch.nn import functional as F
 from toys import logits_of, make_samples, with_lora
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lumo import storage
 from lumo.audit import text_logits
 from lumo.backbone import load_base
 from lumo.batches import IGNORE, Batch, pack
-from lumo.model import LumoModel, ModelError, whole_folder
+from lumo.model import LumoModel, ModelError
 from lumo.space import SpaceError, TokenSpace
+from lumo.storage import whole_folder
 from lumo.tasks import TASKS
 
 SENTENCES = ["a small red circle", "we hear C4 from a flute: two notes", "7"]
@@ -141,6 +143,23 @@ def test_base_hash_sees_one_changed_bit(tokenizer, name, lora):
     assert model.base_sha256() != before
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_hash_of_text_rows_sees_one_changed_bit_of_either_table_and_nothing_else(model, lora):
+    before = model.text_rows_sha256()
+    if lora:
+        with_lora(model)
+    with torch.no_grad():
+        model.new_rows += 1
+        model.base.get_parameter(f"{'base_model.model.' if lora else ''}model.norm.weight").add_(1)
+    assert model.text_rows_sha256() == before
+    for table in (model.base.get_input_embeddings(), model.base.get_output_embeddings()):
+        last = table.weight.data.view(torch.int32).view(-1)[-1]
+        last ^= 1
+        assert model.text_rows_sha256() != before
+        last ^= 1
+    assert model.text_rows_sha256() == before
+
+
 def test_fresh_rows_differ_from_each_other_and_follow_the_seed(tokenizer):
     one, same, other = (LumoModel(make_base(False), tokenizer.space, seed) for seed in (0, 0, 1))
     assert torch.equal(one.new_rows, same.new_rows)
@@ -195,9 +214,9 @@ def test_save_and_load_round_trip(model, tmp_path, lora):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # transformers about peft
-        model.save(tmp_path / "there")
+        storage.save(model, tmp_path / "there")
         fresh = LumoModel(make_base(model.tied), model.space, seed=5)
-        fresh.load(tmp_path / "there")
+        storage.load(fresh, tmp_path / "there")
     expected = {"trainable_rows.safetensors", "trainable_rows.json", "token_space.json"} | (
         {"adapter"} if lora else set()
     )
@@ -211,7 +230,7 @@ def test_save_and_load_round_trip(model, tmp_path, lora):
         other = LumoModel(make_base(model.tied), model.space, seed=6)
         other.add_lora(2, seed=9)
         held = other.lora_parameters()
-        other.load(tmp_path / "there")
+        storage.load(other, tmp_path / "there")
         assert torch.equal(logits_of(other, line), before)
         assert [id(p) for p in other.lora_parameters()] == [id(p) for p in held]
         assert other.base_sha256() == base
@@ -219,16 +238,16 @@ def test_save_and_load_round_trip(model, tmp_path, lora):
 
 @torch.no_grad()
 def test_lora_is_added_after_the_rows_of_a_warm_start_are_loaded(model, tmp_path):
-    model.save(tmp_path / "warm")
+    storage.save(model, tmp_path / "warm")
     line, before = a_line(model.space, 768), logits_of(model, a_line(model.space, 768))
     for first in ("load", "add"):
         stage4 = LumoModel(make_base(model.tied), model.space, seed=3)
         if first == "load":
-            stage4.load(tmp_path / "warm")
+            storage.load(stage4, tmp_path / "warm")
             stage4.add_lora(2)
         else:
             stage4.add_lora(2)
-            stage4.load(tmp_path / "warm")
+            storage.load(stage4, tmp_path / "warm")
         assert torch.equal(logits_of(stage4, line), before)  # fresh LoRA changes nothing
         assert len(stage4.lora_parameters()) == 28
 
@@ -242,7 +261,7 @@ def one_line(error) -> str:
 def saved(tokenizer, tmp_path_factory):
     """A checkpoint with LoRA of a tied model."""
     folder = tmp_path_factory.mktemp("saved") / "checkpoint"
-    with_lora(LumoModel(make_base(), tokenizer.space)).save(folder)
+    storage.save(with_lora(LumoModel(make_base(), tokenizer.space)), folder)
     return folder
 
 
@@ -257,7 +276,7 @@ def test_truncated_files_are_refused_in_one_line(tokenizer, saved, name, share):
     try:
         path.write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(ModelError) as caught:
-            LumoModel(make_base(), tokenizer.space).load(saved)
+            storage.load(LumoModel(make_base(), tokenizer.space), saved)
     finally:
         path.write_bytes(whole)
     message = one_line(caught)
@@ -268,25 +287,25 @@ def test_truncated_files_are_refused_in_one_line(tokenizer, saved, name, share):
 def test_another_token_space_is_refused_by_the_field_that_differs(tokenizer, saved):
     other = replace(tokenizer.space, audio=tokenizer.space.audio | {"bandwidth_kbps": 6.0})
     with pytest.raises(SpaceError, match=r"field 'audio.bandwidth_kbps' is 0.4, expected 6.0") as caught:
-        LumoModel(make_base(), other).load(saved)
+        storage.load(LumoModel(make_base(), other), saved)
     assert str(saved) in one_line(caught)
 
 
 def test_missing_and_unfitting_checkpoints_are_refused_in_one_line(tokenizer, saved, tmp_path):
     with pytest.raises(ModelError, match="no checkpoint there; run the notebook that makes it") as caught:
-        LumoModel(make_base(), tokenizer.space).load(tmp_path / "nowhere")
+        storage.load(LumoModel(make_base(), tokenizer.space), tmp_path / "nowhere")
     one_line(caught)
     with pytest.raises(ModelError, match=r"tensors \['new_rows'\], expected \['new_head_rows', 'new_rows'\]") as caught:
-        LumoModel(make_base(False), tokenizer.space).load(saved)
+        storage.load(LumoModel(make_base(False), tokenizer.space), saved)
     one_line(caught)
     wider = LumoModel(make_base(), tokenizer.space)
     wider.add_lora(4)
     with pytest.raises(ModelError, match="size mismatch") as caught:
-        wider.load(saved)
+        storage.load(wider, saved)
     one_line(caught)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SpaceError, match=r"token_space\.json: missing"):
-        LumoModel(make_base(), tokenizer.space).load(tmp_path / "empty")
+        storage.load(LumoModel(make_base(), tokenizer.space), tmp_path / "empty")
 
 
 def test_a_backbone_that_cannot_be_read_is_refused_in_one_line(toy_folder, tmp_path):
@@ -302,17 +321,17 @@ def test_a_backbone_that_cannot_be_read_is_refused_in_one_line(toy_folder, tmp_p
 
 
 def test_a_folder_that_cannot_be_written_leaves_what_was_there(model, tmp_path, monkeypatch):
-    model.save(tmp_path / "there")
+    storage.save(model, tmp_path / "there")
     before = {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir()}
 
     def full(path, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lumo.model.write_atomically", full)
+    monkeypatch.setattr("lumo.storage.write_atomically", full)
     with torch.no_grad():
         model.new_rows += 1
     with pytest.raises(ModelError, match=r"there: can't be written \(.*No space left.*free some space") as caught:
-        model.save(tmp_path / "there")
+        storage.save(model, tmp_path / "there")
     one_line(caught)
     assert {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
@@ -343,7 +362,7 @@ def test_export_loads_without_lumo_and_gives_the_same_logits(tokenizer, tmp_path
         with_lora(model)
     line, base = a_line(space, 768), model.base_sha256()
     before = logits_of(model, line)
-    model.export(tmp_path / "out", tokenizer.text)
+    storage.export(model, tmp_path / "out", tokenizer.text)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", local_files_only=True, use_safetensors=True).eval()
     assert plain.config.vocab_size == space.size
     assert plain.config.tie_word_embeddings == tied
@@ -360,7 +379,7 @@ def test_export_loads_without_lumo_and_gives_the_same_logits(tokenizer, tmp_path
 
 @torch.no_grad()
 def test_adapter_loads_in_plain_peft(model, tokenizer, tmp_path):
-    with_lora(model).save(tmp_path / "there")
+    storage.save(with_lora(model), tmp_path / "there")
     plain = PeftModel.from_pretrained(make_base(model.tied), str(tmp_path / "there" / "adapter")).eval()
     ids = torch.from_numpy(tokenizer.encode_text(SENTENCES[0]))[None]
     text_rows = logits_of(model, ids[0])[:, :768]

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from refusals import refused
 
-from lumo import stages
+from lumo import stages, storage
 from lumo.backbone import load_model
 from lumo.datasets import world
 from lumo.model import ModelError
@@ -30,7 +30,7 @@ def profile(toy_folder):
 def artifacts(profile, tokenizer, tmp_path):
     manifest = world.write_world(tmp_path / "world", 16, 16, 0, 0)
     write_shards(manifest, tmp_path / "shards", tokenizer, Plan(0.1, "world-held-out", 100))
-    load_model(profile, tokenizer.space).save(tmp_path / "warm_start" / "final")
+    storage.save(load_model(profile, tokenizer.space), tmp_path / "warm_start" / "final")
     return tmp_path
 
 

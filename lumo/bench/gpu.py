@@ -19,9 +19,10 @@ from lumo.bench.measure import Comparison, alternate, peak_bytes
 from lumo.bench.training import TRUE_LAYOUT, base_of, lines, uniform
 from lumo.footprint import activation_bytes
 from lumo.generation import generate
+from lumo.lora import with_lora
 from lumo.loss import split_cross_entropy
 from lumo.machine import bandwidth, synchronise
-from lumo.model import LumoModel, with_lora
+from lumo.model import LumoModel
 from lumo.space import TokenSpace
 
 # shapes of the published Qwen3

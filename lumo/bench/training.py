@@ -229,8 +229,8 @@ def step_rate(model: LumoModel, sequences: Sequence[TokenSequence], rounds: int,
 def padding(feed: Feed, model: LumoModel, steps: int) -> Comparison:
     """Real tokens of those computed, over batches that training draws."""
     goal = 0.98 if model.skips else 0.95
-    batches = (model.arranged(feed.at(step)) for step in range(0, steps, max(1, steps // 300)))
-    shares = [batch.real_share for batch in batches]
+    batches = (feed.at(step) for step in range(0, steps, max(1, steps // 300)))
+    shares = [batch.tokens / model.computed_tokens(batch) for batch in batches]
     share = float(np.mean(shares))
     return Comparison("padding", "real tokens", "tokens computed", f"≥ {goal:.2f}", share, min(shares), max(shares),
                       share >= goal)  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -13,9 +12,9 @@ from typing import Any
 
 import torch
 
-from lumo import full, parallel
+from lumo import full, parallel, storage
 from lumo.files import write_atomically
-from lumo.model import LumoModel, ModelError, whole_folder
+from lumo.model import LumoModel, ModelError, raw_bytes
 from lumo.params import Training
 from lumo.space import TokenSpace
 from lumo.training.feed import Feed
@@ -25,7 +24,7 @@ def identity(params: Training, seed: int, feed: Feed, model: LumoModel) -> dict[
     """What a checkpoint must share with the run that goes on from it."""
     start = hashlib.sha256()
     for parameter in model.trained_parameters():
-        start.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        start.update(raw_bytes(parameter))
     described = params.model_dump(mode="json", exclude={"checkpoint_every", "log_every", "memory_floor_mib"})
     # draws: which way the feed chooses its samples, a number that goes up when the same seed gives others
     return described | {"draws": 2, "seed": seed, "data_sha256": feed.sha256, "start_sha256": start.hexdigest()}
@@ -35,22 +34,32 @@ def checkpoint(
     model: LumoModel, optimiser: torch.optim.Optimizer | None, target: Path, step: int, run: dict[str, Any]
 ) -> None:
     """Write a folder that appears whole or not at all; the last one needs no optimiser. All processes take part, and the first one writes."""
-    backbone = model.gathered()
+    backbone = storage.gathered(model)
     moments = full.optimiser_state(model, optimiser) if optimiser else None
     if parallel.rank() > 0:
         return
-    with whole_folder(target) as partial:
-        model.save_into(partial, backbone)
+    with storage.whole_folder(target) as partial:
+        storage.write(model, partial, backbone)
         if moments:
             torch.save(moments, partial / "optimiser.pt")
         write_atomically(partial / "state.json", json.dumps({"step": step, "run": run}, indent=2) + "\n")
-    for old in sorted(target.parent.glob("checkpoint_*"))[:-2]:
+    for old in _under_way(target.parent)[:-2]:
         shutil.rmtree(old)
 
 
 def remove_checkpoints(folder: Path) -> None:
-    for old in folder.glob("checkpoint_*"):
+    for old in _under_way(folder):
         shutil.rmtree(old)
+
+
+def _under_way(folder: Path) -> list[Path]:
+    """Checkpoints of a run that isn't finished, oldest first: by number, as from a million steps on names sort otherwise."""
+    found = [path for path in folder.glob("checkpoint_*") if path.name.removeprefix("checkpoint_").isdecimal()]
+    return sorted(found, key=_step_of)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint_"))
 
 
 def _set_aside(checkpoint: Path, differing: Sequence[str]) -> None:
@@ -72,7 +81,7 @@ def _set_aside(checkpoint: Path, differing: Sequence[str]) -> None:
 
 def last_checkpoint(folder: Path, space: TokenSpace, run: dict[str, Any]) -> Path | None:
     """The last one of this very run; those of others make room."""
-    for checkpoint in [folder / "final", *sorted(folder.glob("checkpoint_*"), reverse=True)]:
+    for checkpoint in [folder / "final", *reversed(_under_way(folder))]:
         if not checkpoint.is_dir():
             continue
         space.check_same(TokenSpace.load(checkpoint), str(checkpoint))
@@ -86,20 +95,11 @@ def last_checkpoint(folder: Path, space: TokenSpace, run: dict[str, Any]) -> Pat
 
 def resume(model: LumoModel, optimiser: torch.optim.Optimizer, checkpoint: Path) -> int:
     """Load a checkpoint, all processes together; the step to go on with."""
-    model.load(checkpoint)
+    storage.load(model, checkpoint)
     if checkpoint.name != "final":
         try:
             full.load_optimiser(model, optimiser, torch.load(checkpoint / "optimiser.pt", weights_only=True))
-        except (
-            OSError,
-            RuntimeError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            EOFError,
-            pickle.UnpicklingError,
-        ) as error:
+        except Exception as error:  # torch fails in whatever way a damaged file makes it
             raise _damaged(checkpoint / "optimiser.pt", error) from error
     return _state(checkpoint)["step"]
 
@@ -107,11 +107,17 @@ def resume(model: LumoModel, optimiser: torch.optim.Optimizer, checkpoint: Path)
 def _state(checkpoint: Path) -> dict[str, Any]:
     try:
         state = json.loads((checkpoint / "state.json").read_text())
-        return {"step": state["step"], "run": state["run"]}
+        step, run = state["step"], dict(state["run"])
+        expected = run["steps"] if checkpoint.name == "final" else _step_of(checkpoint)
+        if step != expected:
+            raise ValueError(f"step {step!r}, expected {expected!r}")
+        return {"step": expected, "run": run}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(checkpoint / "state.json", error) from error
 
 
 def _damaged(path: Path, error: Exception) -> ModelError:
     reason = " ".join(str(error).split())[:200]
-    return ModelError(f"{path}: can't be read ({reason}); remove {path.parent.name} to go on from the one before")
+    return ModelError(
+        f"{path}: can't be read ({reason}); remove {path.parent.name} to go on from the one before, or anew"
+    )

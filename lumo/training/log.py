@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ import numpy as np
 
 from lumo.files import write_atomically
 from lumo.machine import gemm_rate, memory_bytes
-from lumo.model import LumoModel
+from lumo.model import LumoModel, ModelError
 from lumo.params import Training
 from lumo.training.feed import Feed
 from lumo.training.losses import Sums
+
+LINE = {"step", "losses", "target_tokens", "tokens", "seconds", "real_share"}  # what is read of a line
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,24 @@ class Meter:
         return Progress(step, steps, means, speed, left, speed / self.ceiling_tokens_per_s, memory_bytes(self.device))
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run. Raises ModelError for a log that isn't there, or isn't what a run writes."""
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        if not lines:
+            raise ValueError("it is empty")
+        for number, line in enumerate(lines, 1):
+            if lacking := sorted(LINE - line.keys()):
+                raise ValueError(f"line {number} has no {lacking[0]}")
+    except (OSError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{path}: can't be read ({reason}); mend it, or remove {path.parent} to train anew") from error
+    return lines
+
+
 def summary(log_path: Path, window: int) -> dict[str, Any]:
     """For each task the mean loss of its first and its last `window` steps that saw it, its target tokens; and the totals."""
-    lines = [json.loads(line) for line in log_path.read_text().splitlines()]
+    lines = read_log(log_path)
     tasks: dict[str, Any] = {}
     for name in sorted({name for line in lines for name, count in line["target_tokens"].items() if count}):
         saw = [Sums(line["losses"], line["target_tokens"]) for line in lines if line["target_tokens"].get(name)]
@@ -87,7 +105,7 @@ def summary(log_path: Path, window: int) -> dict[str, Any]:
 
 def loss_curves(log_path: Path, points: int = 100) -> dict[str, list[tuple[float, float]]]:
     """For each task (step, token-weighted mean loss) over about `points` stretches of the log."""
-    lines = [json.loads(line) for line in log_path.read_text().splitlines()]
+    lines = read_log(log_path)
     stride = max(1, len(lines) // points)
     curves: dict[str, list[tuple[float, float]]] = {}
     for start in range(0, len(lines), stride):
@@ -109,6 +127,15 @@ def sizing(feed: Feed, result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def trim_log(path: Path, steps: int) -> None:
-    """Drop lines of steps that will be done again, and a last line that a kill left half-written."""
-    lines = path.read_text().splitlines(keepends=True)[:steps] if path.exists() else []
+    """Drop lines of steps that will be done again, and a last line that a kill left half-written. Warns where lines of the others are gone.
+
+    Raises ModelError for a log that can't be read: now, not after the last step.
+    """
+    lines = path.read_text(errors="replace").splitlines(keepends=True)[:steps] if path.exists() else []
     write_atomically(path, "".join(lines))
+    if lines:
+        read_log(path)
+    if len(lines) < steps:
+        warnings.warn(
+            f"{path} lacks {steps - len(lines)} of {steps} steps; losses and curves are without them", stacklevel=2
+        )

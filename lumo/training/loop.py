@@ -28,7 +28,7 @@ Ending = Literal["low", "orphan"] | None  # memory is low; the launcher is gone
 
 
 def prepare(model: LumoModel, params: Stage4, seed: int) -> None:
-    """Give a model what stage 4 trains beside its rows. Raises ModelError when it has LoRA already."""
+    """Give a model what stage 4 trains beside its rows. Raises ModelError when it has LoRA already, LoraError where that doesn't fit."""
     if params.tune == "full":
         model.train_backbone()
     else:
@@ -51,8 +51,8 @@ def train(
     Writes `folder/log.jsonl` (one line a step), `folder/checkpoint_<step>/` and, at the end, `folder/final/`.
     show: called every `params.log_every` steps
     Returns first and last loss, tokens and target tokens of each task.
-    Raises ModelError for a loss that is not finite, for a checkpoint that is damaged or can't be written, and while another run trains
-    in this folder; SpaceError for checkpoints of another token space; MachineError when memory runs short or, of several processes, when
+    Raises ModelError for a loss that is not finite, for a log or a checkpoint that is damaged or can't be written, and while another run
+    trains in this folder; SpaceError for checkpoints of another token space; MachineError when memory runs short or, of several processes, when
     the one that started them is gone: then a checkpoint is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ class _Run:
         """One step: its line of the log, and whether the run has to end."""
         began, step = time.perf_counter(), self.done
         self.model.train()
-        batch = self.model.arranged(self.feed.at(step, parallel.rank(), parallel.size()))
+        batch = self.feed.at(step, parallel.rank(), parallel.size())
         loss, losses, groups = self.model.loss(batch, lambda groups: task_weights(groups, len(self.feed.names)))
         _check_finite(loss, step)
         loss.backward()
@@ -152,7 +152,7 @@ class _Run:
         """Real and computed tokens of all processes, and why they end, if they do: in one exchange, so that all end at the same step."""
         is_low = watchdog.is_low(self.params.memory_floor_mib)
         is_orphan = parallel.is_orphan(self.launcher)
-        seen = torch.tensor([batch.tokens, batch.input_ids.numel(), is_low, is_orphan], device=device)
+        seen = torch.tensor([batch.tokens, self.model.computed_tokens(batch), is_low, is_orphan], device=device)
         parallel.add_up([seen])
         tokens, computed, low, orphans = seen.tolist()
         return tokens, computed, "low" if low else "orphan" if orphans else None

@@ -1,0 +1,187 @@
+"""Checkpoints that somebody has edited, or that a copy has left half there: one line names the folder, and nothing goes on without them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import test_training as t
+import torch
+from conftest import make_base
+from refusals import check_line
+from safetensors.torch import load_file, save_file
+from toys import make_samples
+
+from lumo import storage
+from lumo.model import LumoModel, ModelError
+from lumo.space import SpaceError
+from lumo.training import summary
+
+Damage = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def samples(tokenizer):
+    return make_samples(tokenizer, images=6, clips=6)
+
+
+@pytest.fixture(scope="module")
+def cut(tokenizer, samples, tmp_path_factory) -> Path:
+    """A run with LoRA that was killed after two checkpoints."""
+    folder = tmp_path_factory.mktemp("cut") / "run"
+    with pytest.raises(t.Killed):
+        t.run(folder, samples, tokenizer.space, t.STAGE4, show=t.cut_at(6))
+    return folder
+
+
+@pytest.fixture
+def last(cut, tmp_path) -> Path:
+    """The last checkpoint of a copy of it."""
+    return shutil.copytree(cut, tmp_path / "run") / "checkpoint_000004"
+
+
+def gone(name: str) -> Damage:
+    return lambda folder: os.remove(folder / name)
+
+
+def written(name: str, content: object) -> Damage:
+    return lambda folder: (folder / name).write_text(json.dumps(content))
+
+
+def changed(name: str, **values: object) -> Damage:
+    return lambda folder: written(name, json.loads((folder / name).read_text()) | values)(folder)
+
+
+class Code:
+    """What a pickle may do, if it is let."""
+
+    def __reduce__(self):
+        return os.abort, ()
+
+
+def tensors(name: str, change: Callable[[dict], dict]) -> Damage:
+    return lambda folder: save_file(change(load_file(folder / name)), folder / name)
+
+
+def saved(content: object) -> Damage:
+    return lambda folder: torch.save(content, folder / "optimiser.pt")
+
+
+def optimiser(change: Callable[[dict], object]) -> Damage:
+    def edit(folder: Path) -> None:
+        state = torch.load(folder / "optimiser.pt", weights_only=True)
+        change(state)
+        torch.save(state, folder / "optimiser.pt")
+
+    return edit
+
+
+ROWS, CARD, SPACE = "trainable_rows.safetensors", "trainable_rows.json", "token_space.json"
+LORA, CONFIG = "adapter/adapter_model.safetensors", "adapter/adapter_config.json"
+OF_MODEL = {
+    "rows gone": gone(ROWS),
+    "a row for all": tensors(ROWS, lambda rows: {"new_rows": rows["new_rows"][:1].clone()}),
+    "a row less": tensors(ROWS, lambda rows: {"new_rows": rows["new_rows"][1:].clone()}),
+    "rows of another name": tensors(ROWS, lambda rows: {"rows": rows["new_rows"]}),
+    "card gone": gone(CARD),
+    "card is a list": written(CARD, []),
+    "card names another part": changed(CARD, parts=["backbone"]),
+    "adapter gone": lambda folder: shutil.rmtree(folder / "adapter"),
+    "adapter's weights gone": gone(LORA),
+    "adapter's weights as a pickle": lambda folder: (folder / LORA).rename(folder / "adapter/adapter_model.bin"),
+    "adapter's tensor gone": tensors(LORA, lambda lora: dict(list(lora.items())[1:])),
+    "adapter's tensor of another shape": tensors(LORA, lambda lora: {k: v[:, :1].clone() for k, v in lora.items()}),
+    "token space gone": gone(SPACE),
+    "token space is a list": written(SPACE, []),
+    "token space with text for a size": changed(SPACE, text_size="768"),
+}
+OF_CONFIG = {
+    "config gone": gone(CONFIG),
+    "config is a list": written(CONFIG, []),
+    "config with text for a rank": changed(CONFIG, r="x"),
+    "config of another rank": changed(CONFIG, r=3),
+    "config of another method": changed(CONFIG, peft_type="PREFIX_TUNING"),
+    "config of no method": changed(CONFIG, peft_type="x"),
+}
+OF_RUN = {
+    "state gone": gone("state.json"),
+    "state is a list": written("state.json", []),
+    "step as text": changed("state.json", step="4"),
+    "another step": changed("state.json", step=5),
+    "run is a list": changed("state.json", run=["a"]),
+    "run is nothing": changed("state.json", run=None),
+    "optimiser gone": gone("optimiser.pt"),
+    "optimiser is empty": saved({}),
+    "optimiser is a list": saved([1]),
+    "optimiser is code": saved(Code()),
+    "a parameter's moments gone": optimiser(lambda all: all["state"].pop("new_rows")),
+    "a moment of another shape": optimiser(lambda all: all["state"]["new_rows"].update(exp_avg=torch.zeros(3))),
+    "a moment is a number": optimiser(lambda all: all["state"]["new_rows"].update(exp_avg_sq=0.0)),
+    "groups gone": optimiser(lambda all: all.pop("param_groups")),
+}
+
+
+def refused_by(last: Path, run: Callable[[], object]) -> None:
+    with pytest.raises((ModelError, SpaceError)) as caught:
+        run()
+    check_line(str(caught.value), str(last))
+
+
+@pytest.mark.parametrize("damage", OF_MODEL | OF_RUN)
+def test_a_run_does_not_go_on_from_a_damaged_checkpoint(tokenizer, samples, last, damage):
+    (OF_MODEL | OF_RUN)[damage](last)
+    refused_by(last, lambda: t.run(last.parent, samples, tokenizer.space, t.STAGE4))
+    assert (last.parent / "checkpoint_000002").is_dir() and last.is_dir(), "nothing is thrown away"
+
+
+@pytest.mark.parametrize("damage", OF_MODEL | OF_CONFIG)
+def test_a_model_is_not_loaded_from_a_damaged_checkpoint(tokenizer, last, damage, recwarn):
+    (OF_MODEL | OF_CONFIG)[damage](last)
+    refused_by(last, lambda: storage.load(LumoModel(make_base(), tokenizer.space), last))
+
+
+def test_a_checkpoint_whose_card_names_no_parts_is_loaded(tokenizer, last):
+    """As lumo 0.2 wrote them."""
+    card = json.loads((last / CARD).read_text())
+    assert card.pop("parts") == ["adapter"]
+    written(CARD, card)(last)
+    model = LumoModel(make_base(), tokenizer.space)
+    storage.load(model, last)
+    assert len(model.lora_parameters()) == 28
+
+
+def test_what_is_no_checkpoint_is_left_alone(tokenizer, samples, last):
+    """And a million steps don't stand before the second one."""
+    folder = last.parent
+    (folder / "checkpoint_mine").mkdir()
+    last.rename(folder / "checkpoint_1000000")
+    changed("state.json", step=1_000_000)(folder / "checkpoint_1000000")
+    (folder / "checkpoint_000002").rename(folder / "checkpoint_999999")
+    steps = []
+    t.run(folder, samples, tokenizer.space, t.STAGE4, show=lambda progress: steps.append(progress))
+    assert steps == [] and (folder / "checkpoint_mine").is_dir()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]\n", '{"step": 0}\n', "\0\0\n", "\xff\n"])
+def test_a_damaged_log_is_refused_before_the_steps_that_are_left(tokenizer, samples, last, content):
+    log = last.parent / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([*lines[:2], content.rstrip("\n") + "\n", *lines[3:]]), encoding="latin-1")
+    with pytest.raises(ModelError) as caught:
+        t.run(last.parent, samples, tokenizer.space, t.STAGE4, show=t.cut_at(5))
+    check_line(str(caught.value), str(log), "can't be read", "mend it, or remove")
+
+
+def test_a_log_that_is_gone_is_said_and_costs_no_training(tokenizer, samples, last):
+    (last.parent / "log.jsonl").unlink()
+    with pytest.warns(UserWarning, match=r"log\.jsonl lacks 4 of 4 steps; losses and curves are without them"):
+        _, result = t.run(last.parent, samples, tokenizer.space, t.STAGE4)
+    assert result["tokens"] > 0 and (last.parent / "final").is_dir()
+    (last.parent / "log.jsonl").unlink()
+    with pytest.raises(ModelError) as caught:
+        summary(last.parent / "log.jsonl", 1)
+    check_line(str(caught.value), "log.jsonl: can't be read")
