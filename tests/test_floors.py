@@ -87,6 +87,7 @@ ROOMS = {
     "safetensors": {"storage", "lora", "backbone", "codecs", "miniature"},
     "webdataset": {"shards"},
     "ray": {"shards/ray_engine"},
+    "pyarrow": {"datasets/parquet"},
     "soundfile": {"media"},
     "soxr": {"datasets/folder"},
     "PIL": {"media", "datasets/folder"},

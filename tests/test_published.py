@@ -11,11 +11,13 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
+from pyarrow import parquet as pq
 from refusals import refused
 
 from lumo import stages
@@ -217,6 +219,18 @@ def anyinstruct(at: Path) -> None:
         {"role": "AnyGPT", "message": "Well.", "speech": f"chunk_0000{c}/0002.mp3"}]} for c in range(2)], lines=True)  # fmt: skip
 
 
+def jamendo_fma(at: Path) -> None:
+    """Two tracks of each, in numbers that only the folder tells apart; one with two captions, one in a JSON of the authors' own tool."""
+    sound(at, "raw_30s/56/123456.low.mp3", "raw_30s/14/214.mp3", "fma_large/000/000002.mp3", "fma_large/123/123457.mp3")
+    rows = [{"id": name, "salmonn_text": text, "chatgpt_texts": short, "tags_text": "genres: folk; instrument: harp"}
+            for name, text, short in (("123456", "A harp plays.", ["Harp."]), ("000002", None, ["Drums."]), ("123457", "A choir.", []))]  # fmt: skip
+    (at / "data").mkdir(parents=True, exist_ok=True)
+    pq.write_table(pyarrow.Table.from_pylist(rows), at / "data/train-00000-of-00001.parquet")
+    jsonl(at / "salmonn.json", {"214": {"salmonn_text": "Punk rock."}})
+    (at / "audio_licenses.txt").write_text(f"56/123456.mp3\nA Song\n{BY}\n\n14/214.mp3\nA Song\n{NC}\n")
+    table(at / "fma_metadata/raw_tracks.csv", ("track_id", "album_id", "license_url"), (2, 1, NC), (123457, "", ZERO))
+
+
 # name → its fixture; rows, recordings, rows for eval; licences; subtypes; a caption
 CASES = {
     "clotho": (clotho, 20, 4, 10, {"CC0-1.0", "CC-BY-3.0"}, {"sfx"}, "It sounds, rain, far.wav 0"),
@@ -230,6 +244,7 @@ CASES = {
     "vggsound": (vggsound, 10, 4, 3, {"CC-BY-4.0 (labels)"}, {"music", "speech", "sfx", None}, None),
     "llava-pretrain": (llava_pretrain, 2, 2, 0, {"by source"}, {None}, "a sheet, 004539375"),
     "coco-captions": (coco_captions, 20, 4, 10, {"CC-BY-NC-SA-2.0", "no known copyright restrictions"}, {None}, "A sheet, 9 0."),
+    "jamendo-fma": (jamendo_fma, 5, 4, 0, {"CC-BY-3.0", "CC-BY-NC-3.0", "CC0-1.0"}, {"music"}, "A harp plays."),
     "anyinstruct": (anyinstruct, 4, 2, 0, {"not stated"}, {"speech"}, None),
 }  # fmt: skip
 
@@ -253,8 +268,8 @@ def test_names_with_accents_are_found_however_they_are_written(tmp_path, forms):
 # --- every format -----------------------------------------------------------------------------------------------------
 
 
-def test_every_format_with_a_reader_has_its_fixture():
-    assert {name for name, dataset in PUBLISHED.items() if dataset.read} == set(CASES)
+def test_every_format_has_its_fixture():
+    assert set(PUBLISHED) == set(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -432,6 +447,11 @@ def test_metadata_in_latin_1_is_read(tmp_path):
         ("song-describer", ("song_describer.csv", "14/214.mp3", "", 1), ": no sound of that name"),
         ("song-describer", ("audio_licenses.txt", "34/1004034.mp3\n", "\n\nx\n\n"), "no licence in audio_licenses.txt"),
         ("song-describer", ("audio_licenses.txt", NC, "http://jamendo.com/mine"), "not known"),
+        ("jamendo-fma", ("salmonn.json", '"214"', '"../214"'), "expected a track's number"),
+        ("jamendo-fma", ("salmonn.json", '"Punk rock."', '""'), "no caption"),
+        ("jamendo-fma", ("salmonn.json", '{"salmonn_text": "Punk rock."}', '["Punk rock."]'), "expected salmonn_text"),
+        ("jamendo-fma", ("salmonn.json", '"salmonn_text"', '"chatgpt_texts"'), "chatgpt_texts as a list"),
+        ("jamendo-fma", ("fma_metadata/raw_tracks.csv", "123457", "7"), "123457: no licence in raw_tracks.csv"),
         ("fsd50k", ("FSD50K.ground_truth/eval.csv", '"Bark,Dog"', ""), "no caption"),
     ],
 )  # fmt: skip
@@ -456,6 +476,8 @@ def test_a_row_that_cant_be_used_is_named_and_stops_nothing(tmp_path, name, edit
         ("llava-pretrain", "blip_laion_cc_sbu_558k.json", "{}", "is no list"),
         ("coco-captions", "annotations/captions_val2017.json", "[]", "licenses is no list"),
         ("wavcaps", "json_files/FreeSound/fsd_final.json", '{"data": 3}', "data is no list"),
+        ("jamendo-fma", "salmonn.json", "[]", "is no object"),
+        ("jamendo-fma", "data/train-00000-of-00001.parquet", "id,text", "can't be read"),
     ],
 )
 def test_metadata_of_another_format_is_refused(tmp_path, name, path, text, reason):
@@ -512,6 +534,35 @@ def test_jamendo_without_its_splits_is_split_by_the_hash(tmp_path):
     (tmp_path / "audio_licenses.txt").unlink()
     lines, left_out = lines_of("mtg-jamendo", tmp_path)
     assert len(lines) == 3 and not left_out and not any({"split", "license"} & line.keys() for _, line in lines)
+
+
+def test_a_number_that_two_datasets_have_is_told_by_its_folder(tmp_path):
+    jamendo_fma(tmp_path)
+    lines, left_out = lines_of("jamendo-fma", tmp_path)
+    assert {line["group"]: line["file"] for _, line in lines} == {
+        "jamendo/123456": "raw_30s/56/123456.low.mp3", "jamendo/214": "raw_30s/14/214.mp3",
+        "fma/000002": "fma_large/000/000002.mp3", "fma/123457": "fma_large/123/123457.mp3"}  # fmt: skip
+    assert left_out == []
+    sound(tmp_path, "fma_large/123/123456.mp3")
+    fewer, left_out = lines_of("jamendo-fma", tmp_path)
+    assert len(fewer) == len(lines) - 2 and len(left_out) == 1 and "MTG-Jamendo's and FMA's" in left_out[0]
+    jsonl(tmp_path / "salmonn.json", {"000002": {"salmonn_text": "Other drums."}})
+    _, left_out = lines_of("jamendo-fma", tmp_path)
+    assert sum("id 000002 stands there 2 times" in line for line in left_out) == 2
+
+
+def test_a_parquet_of_jamendo_fma_with_other_columns_is_refused(tmp_path):
+    pq.write_table(pyarrow.table({"track": ["214"], "salmonn_text": ["x"]}), tmp_path / "train-0.parquet")
+    with refused(ManifestError, "no column chatgpt_texts and no column id, got ['track', 'salmonn_text']"):
+        lines_of("jamendo-fma", tmp_path)
+
+
+def test_jamendo_fma_without_licences_has_the_captions(tmp_path):
+    jamendo_fma(tmp_path)
+    (tmp_path / "audio_licenses.txt").unlink()
+    (tmp_path / "fma_metadata/raw_tracks.csv").unlink()
+    lines, left_out = lines_of("jamendo-fma", tmp_path)
+    assert len(lines) == 5 and left_out == [] and not any("license" in line for _, line in lines)
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
@@ -582,9 +633,7 @@ def test_a_line_of_jamendo_without_fields_is_refused():
         mtg_jamendo.fields("track_1\tartist_2")
 
 
-def test_a_format_without_a_reader_says_what_to_do(tmp_path):
-    with refused(ManifestError, "jamendo-fma: lumo has no reader", "save it as CSV with file and caption"):
-        PUBLISHED["jamendo-fma"].lines(tmp_path, [])
+def test_a_name_that_is_no_dataset_is_refused():
     with refused(ManifestError, "cloto: neither a table of captions nor a published dataset, which are clotho"):
         captions_of("cloto")
     assert captions_of("clotho") is PUBLISHED["clotho"] and captions_of("none.csv").name == "none.csv"
@@ -618,7 +667,9 @@ def test_no_damage_to_metadata_is_more_than_a_line(tmp_path_factory, data):
     if not folder.exists():
         CASES[name][0](folder)
     paths = [
-        path for path in sorted(folder.rglob("*")) if path.suffix in (".csv", ".tsv", ".json", ".jsonl", ".txt", ".tar")
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".csv", ".tsv", ".json", ".jsonl", ".txt", ".tar", ".parquet")
     ]
     path = data.draw(st.sampled_from(paths))
     whole = path.read_bytes()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SUMMARY = "make a folder of pictures and sounds, your own or a published dataset's, ready for a run"
 MORE = """as in:
   lumo adopt my_folder captions.csv data/mine      a table with the columns file and caption
+  lumo adopt hub/ hub/data data/hub --columns file=audio,caption=text      parquet shards as on the Hugging Face hub
   lumo adopt clotho/ clotho data/clotho            as its authors publish it; lumo/datasets/README.md has the names"""
 
 
@@ -25,12 +26,18 @@ def add(commands: Commands) -> None:
     option(
         "captions",
         metavar="CAPTIONS",
-        help="CSV or JSONL with file and caption (and id, license, source, subtype); or a published dataset's name, such as clotho",
+        help="CSV, JSONL, JSON or parquet with file and caption (and id, license, source, subtype), or a folder of parquet shards; or a published dataset's name, such as clotho",
     )
     option(
         "out", metavar="OUT", type=Path, help="a new folder for files of the codecs' size, the manifest and a profile"
     )
     option("--profile", metavar="NAME", default="mini", help=f"whose codecs the files are for: {PROFILE}")
+    option(
+        "--columns",
+        metavar="OURS=THEIRS,...",
+        type=_columns,
+        help="columns that the table has under other names, as in caption=text,file=audio",
+    )
     option("--fit", choices=("crop", "stretch"), help="pictures of other proportions (stretch for SEED-2, else crop)")
     option("--long", choices=("first", "split"), default="first", help="sounds longer than a clip (%(default)s)")
     option(
@@ -46,6 +53,19 @@ def add(commands: Commands) -> None:
     parser.set_defaults(command=_adopt)
 
 
+def _columns(text: str) -> dict[str, str]:
+    """An argument's type: lumo's column names → the table's."""
+    from lumo.datasets.table import COLUMNS
+
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    columns = {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+    if len(columns) < len(pairs) or not all(columns.values()) or not columns.keys() <= set(COLUMNS):
+        raise argparse.ArgumentTypeError(
+            f"got '{text}', expected pairs such as caption=text,file=audio, each of {', '.join(COLUMNS)} once at the most"
+        )
+    return columns
+
+
 def _adopt(options: argparse.Namespace) -> None:
     from lumo import show, stages
     from lumo.datasets.published import captions_of
@@ -54,7 +74,7 @@ def _adopt(options: argparse.Namespace) -> None:
     profile = load_profile(profile_of(options))
     captions = captions_of(options.captions)
     folder, out = (path.expanduser().resolve() for path in (options.folder, options.out))
-    asked = {key: getattr(options, key) for key in ("fit", "long", "golden", "license", "source", "subtype")}
+    asked = {key: getattr(options, key) for key in ("columns", "fit", "long", "golden", "license", "source", "subtype")}
     asked = {key: value for key, value in asked.items() if value is not None}
     pace = show.Pace("rows")
     with show.Live("files") as live:

@@ -24,10 +24,11 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 
 from lumo.datasets.manifest import ManifestError, check_row
+from lumo.datasets.members import Members
 from lumo.datasets.place import check_name, claimed
 from lumo.datasets.published import Published
 from lumo.datasets.splits import hash_of, set_apart
-from lumo.datasets.table import PICTURES, SOUNDS, on_disk, read_table, spelled, usable
+from lumo.datasets.table import PICTURES, SOUNDS, read_table, spelled, usable
 from lumo.files import printable, write_atomically
 from lumo.media import Audio, ClipPolicy, Image, MediaError, png_bytes, read_audio, read_image, wav_bytes
 
@@ -46,6 +47,7 @@ class Adoption:
     long: of a sound that is longer, `first` keeps the beginning, `split` makes a clip of every part (the last one if at least half full)
     golden: how many rows with pictures, with sounds and with both are kept for the golden suites; a recording's rows stay together
     license, source, subtype: for rows that don't say
+    columns: of one's own table, lumo's names → the table's, where they differ
     """
 
     resolution: tuple[int, int]
@@ -56,6 +58,7 @@ class Adoption:
     license: str = "unknown"
     source: str = "mine"
     subtype: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.golden < 1:
@@ -95,7 +98,7 @@ def adopt(
 ) -> Adopted:
     """Write `out/manifest.jsonl` and the files that it names. What is there already from the same file and the same way is kept.
 
-    captions: a CSV with a header or a JSONL, see `table`; or the published dataset whose files lie in `folder`
+    captions: a table, see `table.read_table`; or the published dataset whose files lie in `folder`
     A dataset's own validation and test rows are never learned from: they are the eval split, and a part of them golden.
     What is left out stands in `out/left_out.txt` too, also when it is too much.
     Raises ManifestError for a table that can't be read, for an `out` that can't be written or is written by another, and when too
@@ -103,7 +106,12 @@ def adopt(
     """
     result = Adopted(out / "manifest.jsonl")
     left_out = result.left_out
-    lines = read_table(captions, left_out) if isinstance(captions, Path) else captions.lines(folder, left_out)
+    if isinstance(captions, Path):
+        lines = read_table(captions, how.columns, left_out)
+    elif how.columns:
+        raise ManifestError(f"{captions}: has columns of its own; --columns is for a table")
+    else:
+        lines = captions.lines(folder, left_out)
     table = list(usable(lines, left_out))
     if not folder.is_dir():
         raise ManifestError(f"{folder}: no folder there; name the one that holds the files")
@@ -125,11 +133,11 @@ def _all_rows(
 ) -> list[dict[str, Any]]:
     """The manifest's rows; what can't be used adds a line to `left_out`."""
     rows: dict[str, dict[str, Any]] = {}
-    out = result.manifest.parent
+    members, out = Members(folder), result.manifest.parent
     for number, (where, line) in enumerate(table):
         progress(number, len(table))
         try:
-            for row in _rows(line, folder, out, how, result.done):
+            for row in _rows(line, members, out, how, result.done):
                 if row["id"] in rows:
                     raise ManifestError(f"id '{row['id']}' stands there twice, the first is kept")
                 rows[row["id"]] = row
@@ -159,10 +167,12 @@ def _set_apart(rows: list[dict[str, Any]], captions: Path | Published, how: Adop
 # --- a row ------------------------------------------------------------------------------------------------------------
 
 
-def _rows(line: Mapping[str, str], folder: Path, out: Path, how: Adoption, done: Counter) -> Iterator[dict[str, Any]]:
+def _rows(
+    line: Mapping[str, str], members: Members, out: Path, how: Adoption, done: Counter
+) -> Iterator[dict[str, Any]]:
     """The manifest's rows of a line: one, or one for each part of a long sound, with the same picture if it has one."""
     # the picture first, as in a manifest of the world
-    media = dict(_made(line, line[key], folder, out, how, done) for key in ("picture", "file") if key in line)
+    media = dict(_made(line, line[key], members, out, how, done) for key in ("picture", "file") if key in line)
     count = max(len(paths) for _, paths in media.values())
     name = line.get("id") or _name(line)
     known = {key: line[key] for key in ("group", "split", "start_s", "end_s") if key in line}
@@ -185,15 +195,15 @@ def _rows(line: Mapping[str, str], folder: Path, out: Path, how: Adoption, done:
 
 
 def _made(
-    line: Mapping[str, str], name: str, folder: Path, out: Path, how: Adoption, done: Counter
+    line: Mapping[str, str], name: str, members: Members, out: Path, how: Adoption, done: Counter
 ) -> tuple[str, tuple[str, list[str]]]:
     """(medium, (the file's one name, paths below `out` of what it became))."""
-    file = spelled(folder, name)
+    file = spelled(members.folder, name)
     suffix = Path(file).suffix.lower()
     if suffix not in PICTURES + SOUNDS:
         raise MediaError(f"{name}: neither a picture nor a sound by its name; expected {' '.join(PICTURES + SOUNDS)}")
     medium = "image" if suffix in PICTURES else "audio"
-    with on_disk(folder, line, file) as source:
+    with members.on_disk(line, file) as source:
         return medium, (file, _kept(out, f"{medium}/{hash_of(file)[:16]}", source, medium, how, done))
 
 

@@ -13,6 +13,7 @@ from lumo.datasets.formats import (
     clotho,
     coco_captions,
     fsd50k,
+    jamendo_fma,
     laion_audio,
     llava_pretrain,
     mtg_jamendo,
@@ -31,7 +32,6 @@ class Published:
     """A dataset as its authors publish it.
 
     license: of rows that don't say; terms: what a user of it agrees to, or has to know; subtype: of sounds whose row doesn't say
-    read: None where the format isn't known (of jamendo-fma a parquet whose columns nobody wrote down); then its rows come in as a table
     """
 
     name: str
@@ -39,14 +39,10 @@ class Published:
     terms: str
     subtype: str | None
     homepage: str
-    read: Callable[[Files, list[str]], Lines] | None
+    read: Callable[[Files, list[str]], Lines]
 
     def lines(self, folder: Path, left_out: list[str]) -> Lines:
-        """Raises ManifestError when the folder hasn't the dataset's metadata, or the format has no reader."""
-        if self.read is None:
-            raise ManifestError(
-                f"{self.name}: lumo has no reader of its format; save it as CSV with file and caption, and adopt that with --source {self.name}"
-            )
+        """Raises ManifestError when the folder hasn't the dataset's metadata."""
         if not folder.is_dir():
             raise ManifestError(f"{folder}: no folder there; name the one that holds the files")
         return self.read(Files(folder), left_out)
@@ -122,7 +118,7 @@ PUBLISHED = {
             "each track by its own Creative Commons licence; the captions are a model's",
             "music",
             "https://huggingface.co/datasets/disco-eth/jamendo-fma-captions",
-            None,
+            jamendo_fma.read,
         ),
         Published(
             "fsd50k",

@@ -2,7 +2,8 @@
 
 A line has `file` (below the folder) and `caption`; `id`, `license`, `source`, `subtype` where known. What only readers give:
 `picture` (of the same moment as the sound in `file`), `group` (the recording: all of its rows go into one split), `split` (`train` or `eval`, the dataset's own), `start_s` and `end_s` (of the
-clip within its recording), and for a member of a tar `archive`, `offset` and `size`. What is None or empty counts as not said.
+clip within its recording), for a member of a tar `archive`, `offset` and `size`, and for a file in a parquet's cell `shard`, `column` and
+`row`. What is None or empty counts as not said.
 """
 
 from __future__ import annotations
@@ -12,15 +13,13 @@ import io
 import json
 import os
 import re
-import tempfile
 import unicodedata
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lumo.datasets import parquet
 from lumo.datasets.manifest import ManifestError, inside
-from lumo.media import MediaError
 
 Lines = Iterator[tuple[str, dict[str, Any]]]
 
@@ -55,62 +54,87 @@ def spelled(folder: Path, name: str) -> str:
     return there.relative_to(folder.resolve()).as_posix()
 
 
-@contextmanager
-def on_disk(folder: Path, line: Mapping[str, str], file: str) -> Iterator[Path]:
-    """The file as one that can be opened; a tar's member lies in a folder of its own for as long as it is needed."""
-    if "archive" not in line:
-        yield folder.resolve() / file
+def read_table(path: Path, columns: Mapping[str, str], left_out: list[str]) -> Lines:
+    """The lines of a CSV with a header, a JSONL, a JSON with a list, a parquet, or a folder of parquet shards.
+
+    columns: lumo's names → the table's, where they differ
+    Raises ManifestError for a table that can't be read, or that hasn't its columns.
+    """
+    if path.is_dir() or path.suffix.lower() == ".parquet":
+        for shard in parquet.shards(path):
+            found = _found(shard, parquet.names_of(shard), columns)
+            for where, line in parquet.lines(shard, found, left_out):
+                yield where, line | {"split": parquet.split_of(shard) if path.is_dir() else None}
         return
-    with inside(folder, line["archive"]).open("rb") as archive, tempfile.TemporaryDirectory() as here:
-        archive.seek(int(line["offset"]))
-        path = Path(here) / f"member{Path(file).suffix}"
-        path.write_bytes(archive.read(int(line["size"])))
-        try:
-            yield path
-        except MediaError as error:
-            raise MediaError(str(error).replace(str(path), file)) from error
+    read = _json_rows if path.suffix.lower() in (".jsonl", ".json") else _csv_rows
+    names, rows = read(path, _text_of(path))
+    found = _found(path, names, columns) if names is not None else {}
+    for number, row in rows:
+        if isinstance(row, str):
+            left_out.append(f"{path.name}:{number}: {row}")
+        else:
+            yield f"{path.name}:{number}", {key: row[name] for key, name in found.items() if name in row}
 
 
-def read_table(path: Path, left_out: list[str]) -> Lines:
-    """The lines of a CSV with a header, or of a JSONL. Raises ManifestError for a table that can't be read."""
+def _found(path: Path, names: list[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """The table's name for each column that it has. Raises ManifestError when one is missing that must be there, or stands there twice."""
+    asked = {key: columns.get(key, key) for key in COLUMNS}
+    # a CSV's header is in small letters here
+    found = {
+        key: name if name in names else name.lower() for key, name in asked.items() if {name, name.lower()} & {*names}
+    }
+    missing = [asked[key] for key in COLUMNS if key not in found and key in {"file", "caption", *columns}]
+    if missing or any(names.count(name) > 1 for name in found.values()):
+        fault = f"no column {' and no column '.join(missing)}" if missing else "a column stands there twice"
+        raise ManifestError(
+            f"{path}: {fault}, got {names or 'an empty file'}; expected a header such as file,caption, or say what stands for them: --columns file=NAME,caption=NAME"
+        )
+    return found
+
+
+def _text_of(path: Path) -> str:
+    """Raises ManifestError."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before the first letter
+        return path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before the first letter
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(
-            f"{path}: can't be read ({error}); expected captions as CSV or JSONL; save the table as UTF-8"
+            f"{path}: can't be read ({error}); expected captions as CSV, JSONL or parquet; save the table as UTF-8"
         ) from error
-    if path.suffix.lower() in (".jsonl", ".json"):
-        lines = ((n, _json_line(line)) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
+
+
+def _csv_rows(path: Path, text: str) -> tuple[list[str], Iterable[tuple[Any, Any]]]:
+    """Columns, and (line, row or its fault). Raises ManifestError."""
+    # spreadsheets of many countries write semicolons
+    first = text.split("\n", 1)[0]
+    comma = max((",", ";", "\t"), key=first.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
+    reader.fieldnames = [name.strip().lower() for name in header_of(reader, path)]
+    surplus = "more fields than the header has; put a caption that holds commas in quotes"
+    return reader.fieldnames, ((reader.line_num, surplus if None in row else row) for row in csv_lines(reader, path))
+
+
+def _json_rows(path: Path, text: str) -> tuple[list[str] | None, Iterable[tuple[Any, Any]]]:
+    """The same; no columns where there is no object to have them."""
+    if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
+        try:
+            rows = [(f"[{n}]", _object(entry)) for n, entry in enumerate(json.loads(text))]
+        except (ValueError, RecursionError) as error:
+            raise ManifestError(f"{path}: not JSON ({error}); export it again") from error
     else:
-        # spreadsheets of many countries write semicolons
-        first = text.split("\n", 1)[0]
-        comma = max((",", ";", "\t"), key=first.count)
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
-        header = [name.strip().lower() for name in header_of(reader, path)]
-        missing = {"file", "caption"} - set(header)
-        if missing or len(set(header)) < len(header):
-            fault = f"no column {' and no column '.join(sorted(missing))}" if missing else "a column stands there twice"
-            raise ManifestError(
-                f"{path}: {fault}, got {header or 'an empty file'}; expected a header such as file,caption"
-            )
-        reader.fieldnames = header
-        lines = ((reader.line_num, line) for line in csv_lines(reader, path))
-    for number, line in lines:
-        where = f"{path.name}:{number}"
-        if not isinstance(line, dict):
-            left_out.append(f"{where}: {line}; mend the row")
-        elif None in line:
-            left_out.append(f"{where}: more fields than the header has; put a caption that holds commas in quotes")
-        else:
-            yield where, {key: line[key] for key in COLUMNS if key in line}
+        rows = [(n, _json_line(line)) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    names = dict.fromkeys(name for _, row in rows if isinstance(row, dict) for name in row)
+    return list(names) or None, rows
 
 
-def _json_line(line: str) -> Any:
+def _json_line(line: str) -> dict[str, Any] | str:
     try:
-        found = json.loads(line)
+        return _object(json.loads(line))
     except (ValueError, RecursionError) as error:
-        return f"not JSON ({error})"
-    return found if isinstance(found, dict) else f"got {type(found).__name__}, expected an object"
+        return f"not JSON ({error}); mend the row"
+
+
+def _object(found: Any) -> dict[str, Any] | str:
+    return found if isinstance(found, dict) else f"got {type(found).__name__}, expected an object; mend the row"
 
 
 def header_of(reader: csv.DictReader, path: Path) -> list[str]:

@@ -58,6 +58,10 @@ class Files:
         """The sound of the first of these names that is there. Raises ManifestError when there is none, or more than one."""
         return self._one(SOUNDS, names, under) or self._missing("sound", names, under)
 
+    def any_sound(self, *names: str) -> str:
+        """The same for a sound that may be missing; then empty."""
+        return self._one(SOUNDS, names, "")
+
     def picture(self, *names: str, under: str = "") -> str:
         """The same for a picture."""
         return self._one(PICTURES, names, under) or self._missing("picture", names, under)

@@ -1,0 +1,133 @@
+"""Parquet tables, the Hugging Face hub's usual form, read row group by row group with pyarrow (the extra `parquet`).
+
+A media column holds paths, or what `datasets` writes of its Audio and Image features: {"bytes": the file itself, "path": its name, or
+nothing}. Where there are bytes they are the file, and the path is never followed. Several shards are named for their split,
+`train-00000-of-00002.parquet` or `train/0000.parquet`. Source: https://huggingface.co/docs/hub/datasets-pyarrow
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from lumo.datasets.manifest import ManifestError
+
+BATCH = 16  # rows: of pictures and sounds few are to be held, and text comes nearly as fast as in thousands
+SPLITS = {"train": "train", "validation": "eval", "test": "eval"}
+# how files begin; what a path says of its bytes may be wrong, and often there is none
+KINDS = {
+    rb"\x89PNG\r\n": ".png",
+    rb"\xff\xd8\xff": ".jpg",
+    rb"RIFF....WEBP": ".webp",
+    rb"RIFF....WAVE": ".wav",
+    rb"fLaC": ".flac",
+    rb"OggS": ".ogg",
+    rb"ID3|\xff[\xe2-\xfe]": ".mp3",
+}
+
+
+def shards(path: Path) -> list[Path]:
+    """The file itself, or of a folder all parquet files below it. Raises ManifestError when there is none."""
+    found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not found:
+        raise ManifestError(f"{path}: no *.parquet in it, nor in a folder below; name a table, or a folder of shards")
+    return found
+
+
+def split_of(shard: Path) -> str | None:
+    """The split that a shard is named for.
+
+    >>> split_of(Path("data/test-00000-of-00001.parquet")), split_of(Path("default/train/0000.parquet")), split_of(Path("a/b.parquet"))
+    ('eval', 'train', None)
+    """
+    return SPLITS.get(shard.stem.split("-")[0], SPLITS.get(shard.parent.name))
+
+
+def names_of(path: Path) -> list[str]:
+    """The table's columns. Raises ManifestError for what isn't parquet."""
+    with _opened(path) as file:
+        return file.schema_arrow.names
+
+
+def rows(path: Path, names: Sequence[str], first: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, row by column) of these columns, from a row on. Raises ManifestError for a file that can't be read."""
+    with _opened(path) as file:
+        start = 0
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            if start + size > first:
+                batches = file.iter_batches(BATCH, row_groups=[group], columns=list(names))
+                cells = chain.from_iterable(batch.to_pylist() for batch in batches)
+                yield from ((number, row) for number, row in enumerate(cells, start) if number >= first)
+            start += size
+
+
+def lines(path: Path, columns: Mapping[str, str], left_out: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a table; see `table`. A file that lies in a cell is named by its contents, so that the same bytes are the same file.
+
+    columns: lumo's names → the table's. Raises ManifestError.
+    """
+    for number, row in rows(path, list(columns.values())):
+        where, line = f"{path.name}:[{number}]", {key: row[name] for key, name in columns.items()}
+        if isinstance(line.get("id"), int):
+            line["id"] = str(line["id"])
+        data, line["file"] = _contents(line["file"])
+        if data is not None:
+            suffix = next((kind for begin, kind in KINDS.items() if re.match(begin, data, re.DOTALL)), None)
+            if suffix is None:
+                left_out.append(f"{where}: {columns['file']} holds neither a picture nor a sound that is known here")
+                continue
+            name = f"{hashlib.sha256(data).hexdigest()}{suffix}"
+            line |= {"file": name, "shard": str(path), "column": columns["file"], "row": str(number)}
+        yield where, line
+
+
+class Cells:
+    """Files in a table's cells, by their row. Asked for in the table's order, each row group is read once."""
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self.rows: Iterator[tuple[int, dict[str, Any]]] = iter(())
+        self.next = 0
+
+    def read(self, path: Path, column: str, row: int) -> bytes:
+        """Raises ManifestError."""
+        if path != self.path or row < self.next:
+            self.path, self.rows = path, rows(path, [column], row)
+        self.next = row + 1
+        for number, cells in self.rows:
+            if number == row and (data := _contents(cells[column])[0]):
+                return data
+        raise ManifestError(f"{path}: changed while it was worked on; run the same command again")
+
+
+def _contents(cell: Any) -> tuple[bytes | None, Any]:
+    """Of a media cell the file itself, or else where it lies."""
+    if isinstance(cell, dict) and "bytes" in cell:
+        return cell["bytes"], cell.get("path")
+    return (cell, None) if isinstance(cell, bytes) else (None, cell)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A ParquetFile; whatever fails while it is read is one line. Raises ManifestError."""
+    try:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise ManifestError(
+            f"{path}: pyarrow, which reads it, can't be imported ({error}); pip install 'lumo[parquet]', or save the table as CSV"
+        ) from error
+    try:
+        with ParquetFile(path, buffer_size=2**20) as file:
+            yield file
+    # ValueError: text that isn't UTF-8; MemoryError: a header that promises terabytes
+    except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise ManifestError(
+            f"{path}: can't be read ({' '.join(str(error).split())}); expected a whole parquet file; download it again"
+        ) from error

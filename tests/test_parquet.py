@@ -1,0 +1,304 @@
+"""Tables as people have them: parquet as on the hub, columns under other names. There and back, and what a file from elsewhere could try."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pytest
+import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image as PILImage
+from pyarrow import parquet as pq
+from refusals import check_line, refused
+
+from lumo.__main__ import main
+from lumo.datasets import parquet
+from lumo.datasets.folder import Adoption, adopt
+from lumo.datasets.manifest import ManifestError, read_manifest
+from lumo.datasets.members import Members
+from lumo.datasets.published import PUBLISHED
+from lumo.datasets.table import read_table, usable
+from lumo.media import ClipPolicy, read_audio, read_image
+
+HOW = {"resolution": (32, 32), "clips": ClipPolicy(8000, 1, 0.25), "golden": 1}
+
+
+def sound(n: int, kind: str = "WAV") -> bytes:
+    data = io.BytesIO()
+    soundfile.write(data, 0.3 * np.sin(np.arange(2000) * 0.1 * (n + 1)), 8000, format=kind)
+    return data.getvalue()
+
+
+def picture(n: int, kind: str = "PNG") -> bytes:
+    data = io.BytesIO()
+    PILImage.new("RGB", (32, 32), (25 * n, 20, 90)).save(data, kind)
+    return data.getvalue()
+
+
+def write(path, rows, row_group_size=2):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=row_group_size)
+    return path
+
+
+def cell(data, path=None):
+    return {"bytes": data, "path": path}
+
+
+def lines_of(path, columns=()):
+    left_out: list[str] = []
+    return [line for _, line in usable(read_table(path, dict(columns), left_out), left_out)], left_out
+
+
+# --- there and back ---------------------------------------------------------------------------------------------------
+
+
+def test_paths_in_a_parquet_are_files_of_the_folder(tmp_path):
+    for n in range(4):
+        (tmp_path / f"s{n}.wav").write_bytes(sound(n))
+    rows = [{"id": 70 + n, "file": f"s{n}.wav", "caption": f"tone {n}", "license": "CC0-1.0"} for n in range(4)]
+    result = adopt(tmp_path, write(tmp_path / "captions.parquet", rows), tmp_path / "out", Adoption(**HOW))
+    adopted, _ = read_manifest(result.manifest)
+    assert [(row.id, row.text.caption, row.license) for row in adopted] == [
+        (f"{70 + n}", f"tone {n}", "CC0-1.0") for n in range(4)
+    ]
+    assert result.left_out == []
+
+
+def test_bytes_in_a_parquet_are_the_files(tmp_path):
+    """Shards as the hub has them: sounds and pictures, some rows of the same bytes, and the test shard never learned from."""
+    rows = [{"audio": cell(sound(n % 5), f"{n}.mp3"), "text": f"tone {n}"} for n in range(7)]
+    rows += [{"audio": cell(picture(n)), "text": f"sheet {n}"} for n in range(4)]
+    shards = [rows[:3], rows[3:]]
+    for n, these in enumerate(shards):
+        write(tmp_path / f"hub/train-0000{n}-of-00002.parquet", these)
+    tests = [{"audio": cell(data), "text": f"kept {n}"} for n, data in enumerate((sound(8), picture(8)))]
+    write(tmp_path / "hub/test-00000-of-00001.parquet", tests)
+    how = Adoption(**HOW, columns={"file": "audio", "caption": "text"})
+    result = adopt(tmp_path, tmp_path / "hub", tmp_path / "out", how)
+    adopted, _ = read_manifest(result.manifest)
+    assert result.left_out == [] and [row.text.caption for row in adopted] == [row["text"] for row in tests + rows]
+    made = {row.text.caption: row.modalities.items()[0] for row in adopted}
+    for row in rows + tests:
+        medium, file = made[row["text"]]
+        source = tmp_path / "alone"
+        source.write_bytes(row["audio"]["bytes"])
+        path = tmp_path / "out" / file.path
+        if medium == "image":
+            assert np.array_equal(read_image(path, (32, 32)).pixels, read_image(source).pixels)
+        else:
+            assert np.allclose(read_audio(path, HOW["clips"]).samples, read_audio(source).samples, atol=1e-4)
+        assert file.meta["split"] == ("golden" if row["text"].startswith("kept") else "train")
+    assert made["tone 0"] == made["tone 5"] and made["tone 0"] != made["tone 1"]  # one recording, one file
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.wav")}
+    assert adopt(tmp_path, tmp_path / "hub", tmp_path / "out", how).rows == result.rows
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.wav")} == before
+
+
+@pytest.mark.parametrize(
+    ("data", "suffix"),
+    [(sound(0, kind), suffix) for kind, suffix in (("WAV", ".wav"), ("FLAC", ".flac"), ("OGG", ".ogg"), ("MP3", ".mp3"))]
+    + [(picture(0, kind), suffix) for kind, suffix in (("PNG", ".png"), ("JPEG", ".jpg"), ("WEBP", ".webp"))],
+)  # fmt: skip
+def test_a_file_is_known_by_how_it_begins(tmp_path, data, suffix):
+    path = write(tmp_path / "c.parquet", [{"file": cell(data, "x.bin"), "caption": "x"}])
+    ((line,), left_out) = lines_of(path)
+    assert line["file"].endswith(suffix) and left_out == []
+    pq.write_table(pyarrow.table({"file": [data], "caption": ["x"]}), path)  # bytes without a struct around them
+    assert lines_of(path)[0][0]["file"] == line["file"]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 9), st.lists(st.integers(0, 39), min_size=1, max_size=12))
+def test_cells_are_found_in_any_order(tmp_path_factory, count, group, asked):
+    path = tmp_path_factory.mktemp("cells") / "c.parquet"
+    write(path, [{"file": cell(b"%d" % n)} for n in range(count)], group)
+    cells = parquet.Cells()
+    for row in asked:
+        if row < count:
+            assert cells.read(path, "file", row) == b"%d" % row
+        else:
+            with refused(ManifestError, "changed while it was worked on"):
+                cells.read(path, "file", row)
+
+
+def test_a_table_is_read_row_group_by_row_group(tmp_path):
+    path = write(tmp_path / "c.parquet", [{"file": f"{n}" * 99, "caption": "x"} for n in range(100)], 50)
+    last = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    data = bytearray(path.read_bytes())
+    start = last.dictionary_page_offset or last.data_page_offset
+    data[start : start + 40] = b"\xff" * 40
+    path.write_bytes(data)
+    rows = parquet.rows(path, ["file"])
+    assert [next(rows)[0] for _ in range(50)] == list(range(50))  # the second group is damaged, and not yet read
+    with refused(ManifestError, f"{path}: can't be read", "download it again"):
+        list(rows)
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+def test_columns_have_other_names_in_every_kind_of_table(tmp_path):
+    rows = [{"path": f"{n}.wav", "Text": f"tone {n}", "caption": "not this"} for n in range(2)]
+    (tmp_path / "c.csv").write_text("Path,Text,caption\n0.wav,tone 0,not this\n1.wav,tone 1,not this\n")
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "c.json").write_text(json.dumps(rows, indent=1))
+    write(tmp_path / "c.parquet", rows)
+    for kind in ("csv", "jsonl", "json", "parquet"):
+        lines, left_out = lines_of(tmp_path / f"c.{kind}", {"file": "path", "caption": "Text"})
+        assert lines == [{"file": f"{n}.wav", "caption": f"tone {n}"} for n in range(2)] and left_out == []
+        with refused(ManifestError, "no column file, got [", "'caption']", "--columns file=NAME,caption=NAME"):
+            lines_of(tmp_path / f"c.{kind}")
+        with refused(ManifestError, "no column licence, got ["):
+            lines_of(tmp_path / f"c.{kind}", {"file": "path", "license": "licence"})
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [("caption=text,file=audio", {"caption": "text", "file": "audio"}), (" id = a=b ", {"id": "a=b"})],
+)
+def test_the_option_names_columns(tmp_path, text, columns, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("lumo.stages.adopt", lambda *_, **how: asked.update(how) or sys.exit(7))
+    with pytest.raises(SystemExit, match="7"):
+        main(["adopt", str(tmp_path), "clotho", str(tmp_path / "out"), "--profile", "smoke", "--columns", text])
+    assert asked == {"columns": columns, "long": "first", "golden": 64}
+
+
+def test_the_command_takes_shards(tmp_path, capsys):
+    rows = [{"audio": cell(sound(n)), "text": f"tone {n}"} for n in range(4)]
+    write(tmp_path / "hub/data/train-00000-of-00001.parquet", rows)
+    asked = ["adopt", *(str(tmp_path / name) for name in ("hub", "hub/data", "out")), "--profile", "smoke"]
+    assert main([*asked, "--columns", "file=audio,caption=text"]) == 0
+    assert "manifest: " in capsys.readouterr().out
+    assert main(asked) == 1
+    assert "no column file and no column caption, got ['audio', 'text']" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "caption", "caption=", "words=text", "file=a,file=b", "file=a,,caption=b"])
+def test_an_option_that_names_no_columns_is_refused(tmp_path, text, capsys):
+    with pytest.raises(SystemExit):
+        main(["adopt", str(tmp_path), "c.csv", str(tmp_path / "out"), "--columns", text])
+    assert f"got '{text}', expected pairs such as caption=text,file=audio" in capsys.readouterr().err
+
+
+def test_a_published_datasets_columns_are_its_own(tmp_path):
+    with refused(ManifestError, "clotho: has columns of its own; --columns is for a table"):
+        adopt(tmp_path, PUBLISHED["clotho"], tmp_path / "out", Adoption(**HOW, columns={"file": "audio"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"), [("[{]", "not JSON"), ("[" * 100_000, "not JSON"), ('{"file": "a"}', "no column caption")]
+)
+def test_a_json_that_is_no_table_is_refused(tmp_path, text, fault):
+    (tmp_path / "c.json").write_text(text)
+    with refused(ManifestError, f"{tmp_path / 'c.json'}: {fault}"):
+        lines_of(tmp_path / "c.json")
+
+
+def test_an_entry_of_a_json_that_is_no_row_is_named(tmp_path):
+    (tmp_path / "c.json").write_text('[{"file": "a.wav", "caption": "x"}, 3, {"file": "b.wav"}]')
+    lines, left_out = lines_of(tmp_path / "c.json")
+    assert len(lines) == 1 and left_out == [
+        "c.json:[1]: got int, expected an object; mend the row",
+        "c.json:[2]: no caption; mend the row",
+    ]
+
+
+# --- what a file from elsewhere could try -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"file": cell(None, "../out.wav"), "caption": "x"}, "leaves the manifest's folder"),
+        ({"file": cell(None, "/etc/passwd"), "caption": "x"}, "leaves the manifest's folder"),
+        ({"file": cell(None, None), "caption": "x"}, "no file"),
+        ({"file": None, "caption": "x"}, "no file"),
+        ({"file": cell(b"#!/bin/sh", "a.wav"), "caption": "x"}, "file holds neither a picture nor a sound"),
+        ({"file": cell(b"", "a.wav"), "caption": "x"}, "file holds neither a picture nor a sound"),
+        ({"file": cell(sound(1)[:99], "a.wav"), "caption": "x"}, "truncated"),
+        ({"file": cell(picture(1)[:-20], "a.png"), "caption": "x"}, ".png: not a readable picture"),
+        ({"file": cell(sound(7), "a.wav"), "caption": None}, "no caption"),
+        ({"file": cell(sound(7), "a.wav"), "caption": "bell\x07"}, "control characters"),
+    ],
+)  # fmt: skip
+def test_a_row_that_cant_be_used_is_named_and_stops_nothing(tmp_path, row, reason):
+    (tmp_path / "out.wav").write_bytes(sound(9))
+    good = [{"file": cell(sound(n), "../../evil.wav"), "caption": f"tone {n}"} for n in range(3)]
+    path = write(tmp_path / "in/c.parquet", [*good, row])
+    before = sorted(tmp_path.rglob("*"))
+    result = adopt(tmp_path / "in", path, tmp_path / "made", Adoption(**HOW))
+    (told,) = result.left_out
+    check_line(told, "c.parquet:[3]: ", reason)
+    assert result.rows["audio"] == 3
+    # the path that stands beside bytes leads nowhere
+    assert sorted(path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "made")) == before
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"file": [1, 2], "caption": ["a", "b"]}, "file is 1, expected text"),
+        ({"file": ["a.wav", "b.wav"], "caption": [["a"], ["b"]]}, "caption is ['a'], expected text"),
+        ({"file": [[0.5], [0.5]], "caption": ["a", "b"]}, "file is [0.5], expected text"),
+    ],
+)
+def test_columns_of_another_type_leave_every_row_out(tmp_path, columns, reason):
+    pq.write_table(pyarrow.table(columns), tmp_path / "c.parquet")
+    lines, left_out = lines_of(tmp_path / "c.parquet")
+    assert lines == [] and len(left_out) == 2 and reason in left_out[0]
+
+
+def test_a_table_that_is_none_is_refused(tmp_path):
+    path = write(tmp_path / "c.parquet", [{"file": "a.wav", "caption": "x"}])
+    whole = path.read_bytes()
+    for data in (b"", whole[: len(whole) // 2], b"file,caption\na.wav,x\n"):
+        path.write_bytes(data)
+        with refused(ManifestError, f"{path}: can't be read", "expected a whole parquet file"):
+            lines_of(path)
+    path.unlink()
+    with refused(ManifestError, f"{path}: can't be read"):
+        lines_of(path)
+    with refused(ManifestError, f"{tmp_path}: no *.parquet in it"):
+        lines_of(tmp_path)
+
+
+def test_columns_twice_and_no_rows_are_refused(tmp_path):
+    text = pyarrow.array(["x"])
+    pq.write_table(pyarrow.Table.from_arrays([text] * 3, names=["file", "caption", "caption"]), tmp_path / "c.parquet")
+    with refused(ManifestError, "a column stands there twice"):
+        lines_of(tmp_path / "c.parquet")
+    pq.write_table(pyarrow.table({"file": text[:0], "caption": text[:0]}), tmp_path / "c.parquet")
+    with refused(ManifestError, "no row can be used (the table is empty)"):
+        adopt(tmp_path, tmp_path / "c.parquet", tmp_path / "out", Adoption(**HOW))
+
+
+def test_without_pyarrow_one_line_says_what_to_install(tmp_path, monkeypatch):
+    path = write(tmp_path / "c.parquet", [{"file": "a.wav", "caption": "x"}])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with refused(ManifestError, f"{path}: pyarrow, which reads it", "pip install 'lumo[parquet]'"):
+        lines_of(path)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10_000), st.binary(min_size=1, max_size=8))
+def test_no_damage_is_more_than_a_line(tmp_path, at, put):
+    path = write(tmp_path / "c.parquet", [{"file": cell(sound(0)[:400], "a.wav"), "caption": "x" * 50}] * 5)
+    data = bytearray(path.read_bytes())
+    data[at % len(data) : at % len(data) + len(put)] = put
+    path.write_bytes(data)
+    try:
+        lines, left_out = lines_of(path)
+        for line in lines:
+            with Members(tmp_path).on_disk(line, line["file"]) as source:
+                assert source.suffix == Path(line["file"]).suffix
+        assert all("\n" not in line for line in left_out)
+    except ManifestError as error:
+        check_line(str(error))
