@@ -132,7 +132,7 @@ def read_image(path: Path | str, resolution: tuple[int, int] | None = None) -> I
     return Image(np.ascontiguousarray(pixels))
 
 
-def header_of(path: Path, medium: str) -> str:
+def describe(path: Path, medium: str) -> str:
     """What a file's header says it is, in words; nothing is decoded. Raises MediaError."""
     if not os.path.isfile(path):  # a pipe would be waited for
         raise MediaError(f"{path}: no file there; check the path in the manifest")

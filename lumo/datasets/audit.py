@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lumo.datasets.manifest import ManifestError, Row, inside, stream_manifest
-from lumo.media import MediaError, header_of
+from lumo.datasets.manifest import TASKS_BY_MEDIA, ManifestError, Row, inside, stream_manifest
+from lumo.media import MediaError, describe
 
 NAMED = 20  # faults of each kind that are named; the rest is counted
-# tasks that a row may name, by its media
-FITTING = {("image",): ("i2t", "t2i"), ("audio",): ("a2t", "t2a"), ("image", "audio"): ("ia2t",)}
 
 
 @dataclass
@@ -43,10 +41,10 @@ def _faults(row: Row, base: Path, kinds: Counter[str]) -> Iterator[tuple[str, st
     """(kind, line) of what is wrong with a row."""
     for medium, content in row.modalities.items():
         try:
-            kinds[f"{medium}: {header_of(inside(base, content.path), medium)}"] += 1
+            kinds[f"{medium}: {describe(inside(base, content.path), medium)}"] += 1
         except (ManifestError, MediaError) as error:
             yield "bad_files", f"{row.id}: {error}"
-    fitting = FITTING[tuple(medium for medium, _ in row.modalities.items())]
+    fitting = TASKS_BY_MEDIA[tuple(medium for medium, _ in row.modalities.items())]
     if row.task not in fitting:
         yield "bad_tasks", f"{row.id}: task is {row.task!r}, expected {' or '.join(fitting)} by its media; mend the row"
     if row.license.strip().lower() in ("", "unknown"):

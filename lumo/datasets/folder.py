@@ -23,7 +23,7 @@ import soxr
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from lumo.datasets.manifest import ManifestError, check_row
+from lumo.datasets.manifest import TASKS_BY_MEDIA, ManifestError, check_row
 from lumo.datasets.members import Members
 from lumo.datasets.place import check_name, claimed
 from lumo.datasets.published import Published
@@ -184,7 +184,7 @@ def _rows(
                 for medium, (file, paths) in media.items()
             },
             "text": {"caption": line["caption"]},
-            "task": {("image",): "i2t", ("audio",): "a2t"}.get(tuple(media), "ia2t"),
+            "task": TASKS_BY_MEDIA[tuple(media)][0],
             "source": line.get("source", how.source),
             "license": line.get("license", how.license),
         }

@@ -16,9 +16,9 @@ from typing import Any
 from lumo.datasets.folder import Adopted
 from lumo.datasets.manifest import ManifestError, Row, inside, stream_manifest
 from lumo.datasets.place import MARKS, check_name, claimed
+from lumo.datasets.splits import STRICTEST, group_of, said_split
 from lumo.files import printable, write_atomically
 
-STRICTEST = ("golden", "eval", "train")
 # recordings that several datasets take from; any other group is a name within its own dataset
 SHARED = ("youtube/", "freesound/", "jamendo/", "coco/")
 Check = Callable[[str, Path], Any]
@@ -79,7 +79,7 @@ def _marks(parts: Mapping[str, Path], golden_source: str, check: Check) -> dict[
                 if medium in unseen and (path := _file(manifest.parent, content.path)):
                     unseen.discard(medium)
                     check(medium, path)
-            said = _said(row, golden_source)
+            said = said_split(row, golden_source)
             golden |= said == "golden"
             if said:
                 group = _group(row, name)
@@ -110,7 +110,7 @@ def _rows(
                 continue
             for (path, _), target in zip(files, targets, strict=True):
                 _link(path, target)
-            group, said = _group(row, name), _said(row, golden_source)
+            group, said = _group(row, name), said_split(row, golden_source)
             mark = marks.get(group)
             split = "eval" if mark == "golden" != said else mark
             result.done["rows moved to eval with their recording"] += split == "eval" != said
@@ -128,18 +128,9 @@ def _file(folder: Path, relative: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _said(row: Row, golden_source: str) -> str | None:
-    """What a row says of its split, as `shards.Plan` reads it."""
-    said = [medium.meta.get("split") for _, medium in row.modalities.items()]
-    if row.source == golden_source:
-        return "golden"
-    return next((split for split in STRICTEST if split in said), None)
-
-
 def _group(row: Row, name: str) -> str:
     """A recording's name among all datasets."""
-    groups = [str(medium.meta["group"]) for _, medium in row.modalities.items() if "group" in medium.meta]
-    group = groups[0] if groups else row.id
+    group = group_of(row)
     return group if group.startswith(SHARED) else f"{name}/{group}"
 
 

@@ -15,6 +15,8 @@ from typing import Annotated, Any, BinaryIO, Literal
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+# tasks that a row may name, by its media; the first is the one that reads them
+TASKS_BY_MEDIA = {("image",): ("i2t", "t2i"), ("audio",): ("a2t", "t2a"), ("image", "audio"): ("ia2t",)}
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 

@@ -7,7 +7,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lumo.datasets.manifest import ManifestError
+from lumo.datasets.manifest import ManifestError, Row
+
+STRICTEST = ("golden", "eval", "train")
+
+
+def said_split(row: Row, golden_source: str) -> str | None:
+    """The split that a row says itself: golden by its source, else the strictest `meta.split` of its media."""
+    if row.source == golden_source:
+        return "golden"
+    said = [medium.meta.get("split") for _, medium in row.modalities.items()]
+    return next((split for split in STRICTEST if split in said), None)
+
+
+def group_of(row: Row) -> str:
+    """The recording that a row is of: its `meta.group`, else its id."""
+    return next((str(medium.meta["group"]) for _, medium in row.modalities.items() if "group" in medium.meta), row.id)
 
 
 def meta_of(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from jaxtyping import Int
 
 from lumo.codecs import CodecError
 from lumo.datasets.manifest import ManifestError, Row, inside, rows_at, stream_manifest
+from lumo.datasets.splits import group_of, said_split
 from lumo.files import write_atomically
 from lumo.media import Audio, Image, MediaError
 from lumo.shards.format import Sample, sha256_of, tar_of
@@ -46,14 +46,8 @@ class Plan:
     samples_per_shard: int
 
     def split(self, row: Row) -> str:
-        if row.source == self.golden_source:
-            return "golden"
-        said = [medium.meta.get("split") for _, medium in row.modalities.items()]
-        for split in ("golden", "eval", "train"):
-            if split in said:
-                return split
-        groups = [str(medium.meta["group"]) for _, medium in row.modalities.items() if "group" in medium.meta]
-        return "eval" if unit_hash(groups[0] if groups else row.id) < self.eval_share else "train"
+        by_hash = "eval" if unit_hash(group_of(row)) < self.eval_share else "train"
+        return said_split(row, self.golden_source) or by_hash
 
 
 def unit_hash(text: str) -> float:
@@ -174,11 +168,9 @@ def tokenise(
                     left_out.append(f"{row.id}: {error}")
                     bad.add(at)
         ids: dict[int, dict[str, Any]] = {at: {} for at in range(len(chunk)) if at not in bad}
-        for modality, keys in groupby(
-            sorted((key for key in media if key[0] not in bad), key=lambda key: key[1]), key=lambda key: key[1]
-        ):
-            keys = list(keys)
-            for (at, _), line in zip(keys, encode(modality, [media[key] for key in keys]), strict=True):
+        for modality in sorted({modality for at, modality in media if at in ids}):
+            places = [at for at in ids if (at, modality) in media]
+            for at, line in zip(places, encode(modality, [media[at, modality] for at in places]), strict=True):
                 ids[at][modality] = line
         for at, lines in ids.items():
             row = chunk[at]

@@ -10,9 +10,11 @@ import json
 import logging
 import os
 import platform
+import signal
+import threading
 from array import array
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,21 +82,23 @@ def distributed(
         ) from error
     if not jobs:
         return
-    for begun in jobs[0].folder.glob("*.begun"):  # of a call that was killed
-        begun.unlink()
+    _forget(jobs[0].folder)  # what a call that was killed began
     own = not ray.is_initialized()
     try:
         if own:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an exception too
+            with _sigterm_kept():
+                ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
         maker = (load, tokenizer.space, jobs[0].manifest.absolute(), jobs[0].folder.absolute())
+        known = {(job.split, job.number): job for job in jobs}
         with closing(_made(ray, jobs, maker, max(1, min(workers, len(jobs))))) as lines:
             for line in lines:
                 if line["refusal"]:
                     raise ShardError(
                         f"{line['refusal']}; mend it, then run the same command again: whole shards are kept"
                     )
-                job = next(job for job in jobs if (job.split, job.number) == (line["split"], line["number"]))
+                job = known[line["split"], line["number"]]
                 tell(len(job.starts))
                 yield job, json.loads(line["card"])
     except (ray.exceptions.RayError, ConnectionError) as error:  # the latter for a cluster that isn't there
@@ -103,6 +107,23 @@ def distributed(
     finally:
         if own:
             ray.shutdown()
+        _forget(jobs[0].folder)
+
+
+def _forget(folder: Path) -> None:
+    for begun in folder.glob("*.begun"):
+        begun.unlink(missing_ok=True)
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray puts a handler of its own there, which prints a stack trace and ends the process without another word."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # elsewhere neither Ray nor lumo can set one
+            signal.signal(signal.SIGTERM, before)
 
 
 def _made(ray: Any, jobs: list[Job], maker: tuple[Any, ...], workers: int) -> Generator[dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lumo.datasets.manifest import TASKS_BY_MEDIA
 from lumo.datasets.world.content import ATTRIBUTES, WORDINGS, Scene, held_out, seen
 from lumo.datasets.world.rendering import render
 from lumo.files import write_atomically
@@ -69,7 +70,7 @@ def _row(
             for modality, scene in content.items()
         },
         "text": {"caption": ", and ".join(scene.caption(wording) for scene in content.values())},
-        "task": {("image",): "i2t", ("audio",): "a2t"}.get(tuple(content), "ia2t"),
+        "task": TASKS_BY_MEDIA[tuple(content)][0],
         "source": source,
         "license": "CC0-1.0",
         "subtype": sound.kind if sound else None,
