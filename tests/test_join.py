@@ -85,7 +85,7 @@ def test_rows_files_and_golden_of_both_come_together(parts, tmp_path):
             tmp_path / medium.path
         )  # the path begins with the dataset's name
     assert [line[:4] for line in ledger(rows)] == [
-        ("mine", "CC-BY-4.0", "picture", 10),
+        ("mine", "CC-BY-4.0", "sound", 10),
         ("mine", "CC0-1.0", "picture", 10),
     ]
 

@@ -287,6 +287,17 @@ t.run(Path(sys.argv[3]), t.make_samples(tokenizer, images=6, clips=6), tokenizer
     assert_same(tmp_path / "run", unbroken["stage4"])
 
 
+def test_a_model_that_was_cut_is_loaded_again_before_it_goes_on(tokenizer, samples, unbroken, tmp_path):
+    """As when a notebook's cell is interrupted and run again: from half-trained weights it would begin another run, and remove this one's checkpoints."""
+    model, feed = make_model(tokenizer.space, WARM), make_feed(samples, tokenizer.space, WARM)
+    with pytest.raises(Killed):
+        train(model, feed, WARM, tmp_path, 0, cut_at(5))
+    with pytest.raises(ModelError, match=r"load it again .* goes on from its last checkpoint"):
+        train(model, feed, WARM, tmp_path, 0)
+    run(tmp_path, samples, tokenizer.space, WARM)
+    assert_same(tmp_path, unbroken["warm"])
+
+
 def test_a_log_with_half_a_line_is_mended(tokenizer, samples, unbroken, tmp_path):
     with pytest.raises(Killed):
         run(tmp_path, samples, tokenizer.space, WARM, show=cut_at(5))

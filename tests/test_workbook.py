@@ -525,6 +525,20 @@ def test_dead_kernel_and_bad_parameter(tmp_path, own_reports):
     assert len(caught.value.traceback) == 1
 
 
+def test_a_warning_and_an_interrupt_are_one_line_in_a_notebook(tmp_path, own_reports):
+    cells = ("import warnings\nwarnings.warn('mind this')", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)")
+    source, out = toy(tmp_path / "nbs", "01_a", *cells), tmp_path / "out.ipynb"
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        papermill.execute_notebook(source, out, progress_bar=False, kernel_name="python3")
+    assert caught.value.traceback == [
+        "interrupted; Restart Kernel and Run All goes on from the last whole shard or checkpoint"
+    ]
+    said = [
+        output.text for cell in nbformat.read(out, 4).cells for output in cell.get("outputs", []) if "text" in output
+    ]
+    assert said == ["UserWarning: mind this\n"]
+
+
 @pytest.mark.parametrize("start", ["root", "notebooks"])
 def test_plain_papermill_from_any_folder(start, tmp_path, own_reports, monkeypatch):
     source = toy(tmp_path / "nbs", "01_a", "run.record(steps=run.profile.stage4.steps, cases=run.profile.golden.cases)")

@@ -177,7 +177,9 @@ def captions_of(name: str) -> Path | Published:
 
 
 def ledger(rows: Iterable[Row]) -> list[tuple[str, str, str, int, str]]:
-    """(source, licence, subtype, rows, terms) of what is in a manifest."""
-    counts = Counter((row.source, row.license, row.subtype or "picture") for row in rows)
+    """(source, licence, subtype, rows, terms) of what is in a manifest; without a subtype a row is a `sound` or a `picture`."""
+    counts = Counter(
+        (row.source, row.license, row.subtype or ("sound" if row.modalities.audio else "picture")) for row in rows
+    )
     terms = {name: dataset.terms for name, dataset in PUBLISHED.items()}
     return [(*key, count, terms.get(key[0], "")) for key, count in sorted(counts.items())]

@@ -84,8 +84,8 @@ def facts(values: Mapping[str, Any], title: str = "") -> Page:
 def format_value(value: Any) -> str:
     """A plain value in the fewest characters that say it.
 
-    >>> [format_value(value) for value in (3, 0.123456, 61234.5, 1e-5, float("nan"), True, None, 20261120)]
-    ['3', '0.1235', '61234', '1.00e-05', 'nan', 'yes', '–', '20261120']
+    >>> [format_value(value) for value in (3, 0.123456, 61234.5, 1e-5, float("nan"), True, None, 20261120, [0.123456, 2])]
+    ['3', '0.1235', '61234', '1.00e-05', 'nan', 'yes', '–', '20261120', '[0.1235, 2]']
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -100,6 +100,8 @@ def format_value(value: Any) -> str:
         if 1e-3 <= size < 1e4:
             return f"{value:.4g}"
         return f"{value:.0f}" if 1e4 <= size < 1e9 else f"{value:.2e}"
+    if isinstance(value, list | tuple):  # an interval
+        return f"[{', '.join(map(format_value, value))}]"
     return str(value)
 
 

@@ -51,11 +51,16 @@ def train(
     Writes `folder/log.jsonl` (one line a step), `folder/checkpoint_<step>/` and, at the end, `folder/final/`.
     show: called every `params.log_every` steps
     Returns first and last loss, tokens and target tokens of each task.
-    Raises ModelError for a loss that is not finite, for a log or a checkpoint that is damaged or can't be written, and while another run
-    trains in this folder; SpaceError for checkpoints of another token space; MachineError when memory runs short or, of several processes, when
-    the one that started them is gone: then a checkpoint is there.
+    Raises ModelError for a model that was trained in this folder since it was loaded, for a loss that is not finite, for a log or a checkpoint
+    that is damaged or can't be written, and while another run trains in this folder; SpaceError for checkpoints of another token space;
+    MachineError when memory runs short or, of several processes, when the one that started them is gone: then a checkpoint is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if model.trained_in == folder:  # not a run's first weights any more: its checkpoints would seem to be another run's
+        raise ModelError(
+            f"{folder}: this very model was trained there before; load it again (in a notebook: Restart Kernel and Run All), "
+            "and what was cut goes on from its last checkpoint"
+        )
     if parallel.rank() > 0:  # the first one writes, and holds the folder
         return _Run(model, feed, params, folder, seed).finish(show)
     taken = ModelError(f"{folder}: another run is training there; wait for it, or stop it first")
@@ -73,6 +78,7 @@ class _Run:
         self.model, self.feed, self.params, self.folder = model, feed, params, folder
         self.is_first, self.launcher = parallel.rank() == 0, os.getppid()
         self.identity = identity(params, seed, feed, model)
+        model.trained_in = folder
         last = self._last_checkpoint()
         # what is finished is loaded as it was read: it may be shown where it couldn't be trained
         if model.backbone_parameters() and not (last and last.name == "final"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import warnings
 from typing import Any
 
 # what a path may be that a person gave: a file where a folder is wanted, too long, not theirs to write
 PLACES = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 MAKE_ROOM = "free some space, then run the same command again; it goes on where it stopped"
+GO_ON = "interrupted; Restart Kernel and Run All goes on from the last whole shard or checkpoint"
 
 
 class WorkbookError(ValueError):
@@ -19,9 +21,9 @@ class GatesFailed(WorkbookError):
 
 
 def is_expected(error: BaseException) -> bool:
-    """Errors whose line says all there is to say: lumo's own, a full disk, and a path that can't be used. Anything else deserves its traceback."""
+    """Errors whose line says all there is to say: lumo's own, a full disk, a path that can't be used, an interrupt. Anything else deserves its traceback."""
     ours = type(error).__module__.partition(".")[0] == "lumo" and isinstance(error, Exception)
-    return ours or is_disk_full(error) or is_place(error)
+    return ours or is_disk_full(error) or is_place(error) or isinstance(error, KeyboardInterrupt)
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -34,6 +36,8 @@ def is_place(error: BaseException) -> bool:
 
 def one_line(error: BaseException) -> str:
     """The error as it is shown to a person."""
+    if isinstance(error, KeyboardInterrupt):
+        return GO_ON
     if is_disk_full(error):
         what = getattr(error, "filename", None) or "a file of the run"
         return f"disk full while writing {what}: {MAKE_ROOM}"
@@ -43,15 +47,16 @@ def one_line(error: BaseException) -> str:
 
 
 def show_expected_errors_in_one_line() -> None:
-    """In a notebook, expected errors show their line in place of a traceback; the cell fails all the same."""
+    """In a notebook, expected errors show their line in place of a traceback, and the cell fails all the same; warnings show theirs without a path."""
     try:
         from IPython import get_ipython
     except ImportError:
         return
     shell = get_ipython()
     if shell is not None:
-        # these bases cover every error class of lumo, and leave SyntaxError and KeyboardInterrupt to IPython
-        shell.set_custom_exc((ValueError, RuntimeError, LookupError, OSError), _show)
+        # these bases cover every error class of lumo, and leave SyntaxError to IPython
+        shell.set_custom_exc((ValueError, RuntimeError, LookupError, OSError, KeyboardInterrupt), _show)
+        warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
 
 
 def _show(shell: Any, kind: type, error: BaseException, traceback: Any, tb_offset: int | None = None) -> None:
