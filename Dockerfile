@@ -10,6 +10,10 @@
 ARG IMAGE=nvcr.io/nvidia/pytorch:26.04-py3
 FROM ${IMAGE}
 
+# NVIDIA's images let products of fp32 round to TF32's 10 bits: a backbone in fp32 may then differ from
+# transformers' own logits by more than rounding, and be refused.
+ENV TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=0
+
 WORKDIR /workspace/lumo
 
 # The image's own torch family, written down as constraints: no dependency below can then make pip replace it with a

@@ -189,14 +189,15 @@ class LumoModel(nn.Module):
             mask = Segments.of(batch.segment_lengths(), device)
         else:
             mask = batch.attention_mask().to(device)
-        hidden = self.hidden(batch.input_ids.to(device), batch.position_ids.to(device), mask)
         # the label of a step is predicted one step before; a segment's first token is never a target
         wanted = batch.labels[:, 1:] != IGNORE
+        places = tuple(axis.to(device) for axis in wanted.nonzero(as_tuple=True))
         labels, groups = (part[:, 1:][wanted].to(device) for part in (batch.labels, batch.groups))
         old, new = self._causal.get_output_embeddings().weight, self._new_head()
-        total, losses = split_cross_entropy(
-            hidden[:, :-1][wanted.to(device)], old, new, labels, weigh(groups).to(new), self.space.text_size
-        )
+        weights = weigh(groups).to(new)
+        # all that has to wait for a GPU stands above: from here to the gradients it is never left without work
+        hidden = self.hidden(batch.input_ids.to(device), batch.position_ids.to(device), mask)
+        total, losses = split_cross_entropy(hidden[places], old, new, labels, weights, self.space.text_size)
         return total, losses, groups
 
     @torch.no_grad()

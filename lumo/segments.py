@@ -69,7 +69,9 @@ def attend(
 ) -> tuple[Float[Tensor, "1 s h e"], None]:
     """What transformers' layers call. others: what they say besides, of which causal attention needs nothing."""
     query, key = query.to(value.dtype), key.to(value.dtype)  # norms in fp32 leave them wider under autocast
-    if not dropout and can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, True, True)):
+    # that question is scaled_dot_product_attention's, which widens heads to whole eights first; this kernel's caller has to
+    whole_eights = query.shape[-1] % 8 == 0
+    if not dropout and whole_eights and can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, True, True)):
         return _in_one_kernel(query, key, value, segments, scaling), None
     return _one_by_one(query, key, value, segments, scaling, dropout), None
 
@@ -85,7 +87,7 @@ def _in_one_kernel(query: Tensor, key: Tensor, value: Tensor, segments: Segments
 def _one_by_one(
     query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float | None, dropout: float
 ) -> Tensor:
-    """Every segment by itself: in fp32, with dropout, and on a CPU."""
+    """Every segment by itself: in fp32, with dropout, on a CPU, and on GPUs older than FlashAttention."""
     shared = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(shared, 1) for part in (key, value))
     parts = zip(*(part.split(segments.lengths, 2) for part in (query, key, value)), strict=True)

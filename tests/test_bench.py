@@ -80,6 +80,20 @@ def test_large_shapes_run_small_and_say_when_they_were_not_measured():
         assert made.ratio > 0
 
 
+def test_a_row_that_runs_out_of_memory_leaves_the_others_theirs(monkeypatch):
+    def full(size, device, tokens):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(gpu, "mfu", full)
+    monkeypatch.setattr(gpu, "tokens_that_fit", lambda size: 64)
+    monkeypatch.setattr(gpu, "logits_memory", lambda size, device: Comparison("logits", "", "", "", ratio=0.2))
+    monkeypatch.setattr(gpu, "decode_roofline", lambda size, device: Comparison("decode", "", "", "", ratio=1.5))
+    *steps, logits, decode = gpu.large_shapes("cuda")
+    assert (logits.ratio, decode.ratio) == (0.2, 1.5)
+    for row in steps:
+        assert row.ratio is None and row.what.endswith("out of memory") and "Tried to allocate" in row.figures["how"]
+
+
 def test_large_shapes_take_the_gpus_ways(monkeypatch):
     """The same on a CPU as far as it goes: one row without padding, no mask, a static step."""
     rows, steps = [], []

@@ -65,6 +65,15 @@ def test_the_one_kernel_is_asked_for_the_same(monkeypatch):
     torch.testing.assert_close(made, expected)
 
 
+def test_heads_of_other_than_whole_eights_are_kept_from_the_one_kernel(monkeypatch):
+    """scaled_dot_product_attention pads them, so it says that FlashAttention would do."""
+    monkeypatch.setattr(segments, "can_use_flash_attention", lambda asked: True)
+    monkeypatch.setattr(segments, "varlen_attn", lambda *given, **how: pytest.fail("asked for heads of 12"))
+    query, key, value = (torch.randn(1, 2, 8, 12) for _ in range(3))
+    made, _ = attend(torch.nn.Identity(), query, key, value, None, segments=Segments.of([3, 5], "cpu"), scaling=0.3)
+    assert made.shape == (1, 8, 2, 12)
+
+
 def test_the_one_kernel_takes_these_arguments(monkeypatch):
     """PyTorch's own function, on tensors without values."""
     monkeypatch.setattr(segments, "can_use_flash_attention", lambda asked: True)

@@ -75,7 +75,7 @@ def against_stock(
             "single": lambda: [generate(model, [prompt], grammar) for prompt in few],
         },
         rounds,
-        str(model.new_rows.device),
+        model.new_rows.device.type,
     )
     tokens = sum(map(len, ours))
     rates = {"batch": tokens, "stock": tokens, "single": sum(map(len, ours[: len(few)]))}

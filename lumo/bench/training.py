@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from lumo.batches import IGNORE, pack
 from lumo.bench.measure import Comparison, Disagreement, alternate, operations, peak_bytes, ratios
@@ -37,7 +37,8 @@ SMALL_TRUNK = {
 def base_of(trunk: dict[str, Any], rows: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Qwen3ForCausalLM:
     """A Qwen3 of random weights; its size is all that a benchmark looks at."""
     torch.manual_seed(seed)
-    return Qwen3ForCausalLM(Qwen3Config(**trunk, vocab_size=rows)).to(dtype).eval()
+    # made in its own type: 8B in fp32 would take 33 GB first
+    return AutoModelForCausalLM.from_config(Qwen3Config(**trunk, vocab_size=rows), dtype=dtype).eval()
 
 
 def lines(name: str, lengths: Sequence[tuple[int, int]], space: TokenSpace, seed: int) -> list[TokenSequence]:

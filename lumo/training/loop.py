@@ -126,8 +126,8 @@ class _Run:
         self.model.train()
         batch = self.feed.at(step, parallel.rank(), parallel.size())
         loss, losses, groups = self.model.loss(batch, lambda groups: task_weights(groups, len(self.feed.names)))
-        _check_finite(loss, step)
         loss.backward()
+        _check_finite(loss, step)  # it waits for a GPU, so not before the way back is under way
         norm = self._update(schedule(step, self.params))
         sums = sums_of(losses, groups, self.feed.names)
         tokens, computed, ending = self._exchange(batch, groups.device)
