@@ -2,7 +2,7 @@
 
 Teacher-forced loss on the same targets under arms that differ in one input alone. Writing tasks: the correct prompt, another
 case's, none. Reading tasks: the correct picture or clip, another case's, code 0 everywhere, random codes. Differences are paired
-case by case, with a bootstrap interval.
+case by case, with a bootstrap interval over what the cases show: several of one combination or recording tell little more than one.
 
 Axes: n token of the case's own input · m of another's · k of the arm's · c case.
 """
@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from lumo.batches import pack
 from lumo.files import write_atomically
-from lumo.golden import partner
+from lumo.golden import combination, partner
 from lumo.model import LumoModel
 from lumo.sequence import TokenSequence
 from lumo.shards import Sample, unit_hash
@@ -45,10 +45,13 @@ def _changes(task: Task) -> dict[str, tuple[str, str]]:
 
 @dataclass(frozen=True)
 class CaseLosses:
-    """sums: summed loss of each case's target in nats, float64 [c]; tokens: target tokens of each case, int64 [c]."""
+    """sums: summed loss of each case's target in nats, float64 [c]; tokens: target tokens of each case, int64 [c]
+    clusters: a number for each combination or recording, int64 [c]: cases that have it in common aren't independent
+    """
 
     sums: Float[np.ndarray, "c"]
     tokens: Int[np.ndarray, "c"]
+    clusters: Int[np.ndarray, "c"]
 
     @property
     def mean(self) -> float:
@@ -78,7 +81,9 @@ def replace(
 
 
 @torch.no_grad()
-def losses(model: LumoModel, sequences: Sequence[TokenSequence], tokens_per_batch: int) -> CaseLosses:
+def losses(
+    model: LumoModel, sequences: Sequence[TokenSequence], clusters: Int[np.ndarray, "c"], tokens_per_batch: int
+) -> CaseLosses:
     """Teacher-forced losses of each sequence's target."""
     model.eval()
     sums, counts = torch.zeros(len(sequences), dtype=torch.float64), torch.zeros(len(sequences), dtype=torch.long)
@@ -93,7 +98,7 @@ def losses(model: LumoModel, sequences: Sequence[TokenSequence], tokens_per_batc
         sums.index_add_(0, cases.cpu(), token_losses.cpu().double())
         counts += torch.bincount(cases.cpu(), minlength=len(sequences))
         start = end
-    return CaseLosses(sums.numpy(), counts.numpy())
+    return CaseLosses(sums.numpy(), counts.numpy(), clusters)
 
 
 def run(
@@ -101,6 +106,7 @@ def run(
 ) -> dict[str, CaseLosses]:
     """The losses of every arm of a task, on the same cases in the same order."""
     task, results = TASKS[task_name], {}
+    clusters = np.unique([combination(case) for case in cases], return_inverse=True)[1]
     for arm, (kind, given) in _changes(task).items():
         rng = np.random.default_rng(seed)
         sequences = []
@@ -108,30 +114,31 @@ def run(
             other = cases[partner(i, cases)].ids[given]
             ids = case.ids | {given: replace(kind, case.ids[given], other, model.space, rng)}
             sequences.append(task.sequence(ids, model.space))
-        results[arm] = losses(model, sequences, tokens_per_batch)
+        results[arm] = losses(model, sequences, clusters, tokens_per_batch)
     return results
 
 
 def difference(arm: CaseLosses, correct: CaseLosses, resamples: int, seed: int) -> tuple[float, float, float]:
-    """Token-weighted loss of an arm minus the correct arm's: mean, and a 95 % percentile interval over resampled cases.
+    """Token-weighted loss of an arm minus the correct arm's: mean, and a two-sided 95 % percentile interval over resampled clusters.
 
-    Paired: each resample draws cases, and takes both arms of those cases (Efron and Tibshirani 1993, chapter 13).
+    Paired: each resample draws clusters, and takes both arms of all their cases (Efron and Tibshirani 1993, chapter 13; Davison and
+    Hinkley 1997, section 3.8).
     """
-    gap = arm.sums - correct.sums
+    gap, tokens = (np.bincount(correct.clusters, of) for of in (arm.sums - correct.sums, correct.tokens))
     draws = np.random.default_rng(seed).integers(len(gap), size=(resamples, len(gap)))
-    means = gap[draws].sum(1) / correct.tokens[draws].sum(1)
+    means = gap[draws].sum(1) / tokens[draws].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return float(gap.sum() / correct.tokens.sum()), float(low), float(high)
+    return float(gap.sum() / tokens.sum()), float(low), float(high)
 
 
 def figures(results: Mapping[str, CaseLosses], resamples: int, seed: int) -> dict[str, Any]:
     """A task's numbers for `metrics.json`: each arm's loss, and `<arm>_minus_correct` as [low, high]."""
-    numbers: dict[str, Any] = {"cases": len(results["correct"].sums)} | {
-        arm: result.mean for arm, result in results.items()
-    }
+    correct = results["correct"]
+    numbers: dict[str, Any] = {"cases": len(correct.sums), "clusters": len(np.unique(correct.clusters))}
+    numbers |= {arm: result.mean for arm, result in results.items()}
     for arm, result in results.items():
         if arm != "correct":
-            _, low, high = difference(result, results["correct"], resamples, seed)
+            _, low, high = difference(result, correct, resamples, seed)
             numbers[f"{arm}_minus_correct"] = [low, high]
     return numbers
 
@@ -143,6 +150,7 @@ def write(path: Path, cases: Mapping[str, Sequence[Sample]], results: Mapping[st
             {
                 "id": case.id,
                 "tokens": int(arms_of["correct"].tokens[i]),
+                "cluster": int(arms_of["correct"].clusters[i]),
                 **{arm: float(r.sums[i]) for arm, r in arms_of.items()},
             }
             for i, case in enumerate(cases[name])

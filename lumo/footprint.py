@@ -41,11 +41,11 @@ SLACK = {"cpu": 1.1, "cuda": 0.3}
 
 @dataclass(frozen=True)
 class CodecMemory:
-    """Bytes that codecs take. standing: of their networks, beside a model; encoding, decoding: of the largest batch, beside that"""
+    """standing_bytes: of codecs' networks, beside a model; encoding_bytes, decoding_bytes: of the largest batch, beside that"""
 
-    standing: int
-    encoding: int
-    decoding: int
+    standing_bytes: int
+    encoding_bytes: int
+    decoding_bytes: int
 
 
 def codec_memory(profile: Profile, codecs: CodecSet) -> CodecMemory:
@@ -60,12 +60,12 @@ def codec_memory(profile: Profile, codecs: CodecSet) -> CodecMemory:
     written = {TASKS[name].target for name in profile.tasks}  # what is only read is never drawn
     return CodecMemory(
         sum(
-            (need.late if medium in written else 0) + (0 if medium in read else need.weights)
+            (need.late_bytes if medium in written else 0) + (0 if medium in read else need.weights_bytes)
             for medium, need in needs.items()
         ),
-        max(need.encoding * (BATCH if need.encodes_batches else 1) for need in needs.values()),
+        max(need.encoding_bytes * (BATCH if need.encodes_batches else 1) for need in needs.values()),
         max(
-            (need.decoding * (_golden_batch(profile) if need.decodes_batches else 1) if medium in written else 0)
+            (need.decoding_bytes * (_golden_batch(profile) if need.decodes_batches else 1) if medium in written else 0)
             for medium, need in needs.items()
         ),
     )
@@ -95,11 +95,24 @@ def training_bytes(
             "logits": 2 * min(CHUNK_BYTES, int(look["supervised"]) * tokenizer.space.size * FP32),
         }
     )
+    copies = _copied_bytes(bare, device, int(look["processes"]))
     if look["processes"] == 1:
-        return parts
+        return parts | copies
     beside = sum(_standing(profile, bare, memory).values()) + (rows + bare.adapters) * FP32
     times = int(look["processes"]) if shares_memory(device) else 1
-    return {name: times * size for name, size in parts.items()} | {"notebook beside the processes": beside}
+    return {name: times * size for name, size in parts.items()} | copies | {"notebook beside the processes": beside}
+
+
+def _copied_bytes(bare: Skeleton, device: str, processes: int) -> dict[str, int]:
+    """Of full tuning what the first process holds besides while it writes a checkpoint: weights and both moments, whole, see `full.gathered`.
+
+    One process on a CPU writes its own tensors. Of a GPU with memory of its own the copies lie in the machine's, which isn't planned. They are
+    added to a step's peak: what that frees the allocators keep.
+    """
+    if not bare.tuned or not shares_memory(device) or (device == "cpu" and processes == 1):
+        return {}
+    frozen = bare.frozen_bytes if device == "cuda" else 0
+    return {"copies for a checkpoint": 3 * bare.tuned * FP32 + frozen}
 
 
 def _tuned_bytes(bare: Skeleton, own: int, processes: int) -> dict[str, int]:
@@ -142,10 +155,10 @@ def coding_bytes(profile: Profile, tokenizer: UnifiedTokenizer, bare: Skeleton, 
     """Bytes at the peak of a codec's work: when shards are made, without a model, or when golden cases are decoded beside it."""
     standing = _standing(profile, bare, memory)
     rows = tokenizer.space.new_rows * bare.width * bare.tables
-    encoding = standing | {"base": 0, f"{BATCH} of a medium to codes": memory.encoding}
+    encoding = standing | {"base": 0, f"{BATCH} of a medium to codes": memory.encoding_bytes}
     decoding = standing | {
         "new rows, LoRA": (rows + bare.adapters) * FP32,
-        "a batch of golden cases to media": memory.decoding,
+        "a batch of golden cases to media": memory.decoding_bytes,
     }
     return max(encoding, decoding, key=lambda parts: sum(parts.values()))
 
@@ -156,7 +169,7 @@ def _golden_batch(profile: Profile) -> int:
 
 def _standing(profile: Profile, bare: Skeleton, memory: CodecMemory) -> dict[str, int]:
     held = held_bytes(planned_device(profile.device))
-    return {"program, codecs, data": held, "networks of codecs": memory.standing, "base": bare.base_bytes}
+    return {"program, codecs, data": held, "networks of codecs": memory.standing_bytes, "base": bare.base_bytes}
 
 
 def held_bytes(device: str) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lumo import scores
-from lumo.datasets.manifest import inside
+from lumo.datasets.manifest import check_row, inside
 from lumo.files import write_atomically
 from lumo.generation import GREEDY, Sampling, generate
 from lumo.media import Audio, Image, png_bytes, wav_bytes
@@ -114,8 +114,9 @@ def thaw(path: Path, space: TokenSpace) -> dict[str, list[Sample]]:
     try:
         content = json.loads(path.read_text())
         if content["space_sha256"] == space.sha256:
-            return {task: [_case(c, space) for c in cases] for task, cases in content["suites"].items()}
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+            return {task: [_case(c, task, space) for c in cases] for task, cases in content["suites"].items()}
+    # an id beyond int64, brackets without end
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise GoldenError(
             f"{path}: no golden suites that can be read ({error!r}); remove the file and run 05_golden"
         ) from error
@@ -125,11 +126,19 @@ def thaw(path: Path, space: TokenSpace) -> dict[str, list[Sample]]:
     )
 
 
-def _case(content: Mapping, space: TokenSpace) -> Sample:
+def _case(content: Mapping, task: str, space: TokenSpace) -> Sample:
+    """Raises ValueError for what isn't a row, or ids that aren't the space's or the task's."""
+    for line in content["ids"].values():
+        if not line or any(type(token) is not int for token in line):
+            raise ValueError(f"case {content['id']} has ids that are no list of whole numbers")
     ids = {name: np.array(line, dtype=np.int64) for name, line in content["ids"].items()}
     for line in ids.values():
         space.block_index(line)  # refuses ids outside the space
-    return Sample(content["id"], ids, content["row"])
+    check_row(content["row"])
+    sample = Sample(content["id"], ids, content["row"])
+    if not TASKS[task].fits(sample):
+        raise ValueError(f"case {sample.id} is none of {task}")
+    return sample
 
 
 def run_suite(
@@ -212,9 +221,11 @@ def _decode(
 
 
 def combination(sample: Sample) -> str:
-    """What a sample shows, in whatever wording; a sample of another source stands for itself."""
-    scenes = [scores.scene_of_row(sample.row, modality) for modality in sample.row["modalities"]]
-    return "+".join(scene.name for scene in scenes if scene) or sample.id
+    """What a sample shows, in whatever wording; of another source its recording, which may have several captions and clips."""
+    media = {name: medium for name, medium in sample.row["modalities"].items() if medium}
+    scenes = [scores.scene_of_row(sample.row, name) for name in media]
+    groups = [str(medium["meta"]["group"]) for medium in media.values() if medium["meta"].get("group")]
+    return "+".join(scene.name for scene in scenes if scene) or next(iter(groups), sample.id)
 
 
 def partner(i: int, cases: Sequence[Sample]) -> int:

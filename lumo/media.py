@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from jaxtyping import Float32, UInt8
-from PIL import ExifTags, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PILImage
 
 # libsndfile reads many more, and shortens a cut one in silence; a cut Ogg is shorter too, which the policy tells
@@ -25,7 +25,18 @@ PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
 BOMBS = (PILImage.DecompressionBombWarning, PILImage.DecompressionBombError)
 SOUND_FORMATS = ("WAV", "WAVEX", "FLAC", "MP3", "OGG")
 MOST_SAMPLES = 2**29  # 2 GiB as fp32, three hours at 48 kHz: a header that lies would have far more made room for
+LOUDEST = 16.0  # 24 dB above full scale: no recording goes there, samples on another scale (±32768) do
 PNG_END = b"IEND\xaeB`\x82"
+# EXIF's orientations but the first, which is upright. Pillow's own `exif_transpose` also writes all other tags anew, and fails on damaged ones
+TURNS = {
+    2: PILImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PILImage.Transpose.ROTATE_180,
+    4: PILImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PILImage.Transpose.TRANSPOSE,
+    6: PILImage.Transpose.ROTATE_270,
+    7: PILImage.Transpose.TRANSVERSE,
+    8: PILImage.Transpose.ROTATE_90,
+}
 
 
 class MediaError(ValueError):
@@ -105,8 +116,8 @@ def read_image(path: Path | str, resolution: tuple[int, int] | None = None) -> I
             PILImage.open(io.BytesIO(data), formats=PICTURE_FORMATS).verify()
         with PILImage.open(io.BytesIO(data), formats=PICTURE_FORMATS) as file:
             # checked before the pixels are decoded: the header alone tells, and a bomb is never unpacked
-            turned = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-            width, height = (file.height, file.width) if turned else (file.width, file.height)
+            orientation = file.getexif().get(ExifTags.Base.Orientation)
+            width, height = (file.height, file.width) if orientation in (5, 6, 7, 8) else (file.width, file.height)
             if resolution and (height, width) != tuple(resolution):
                 raise MediaError(
                     f"{path}: picture is {width}x{height} pixels, "
@@ -114,17 +125,14 @@ def read_image(path: Path | str, resolution: tuple[int, int] | None = None) -> I
                 )
             if file.format == "PNG" and PNG_END not in data:
                 raise MediaError(f"{path}: truncated, expected a PNG up to its end mark; export it again")
-            pixels = np.asarray(_rgb(ImageOps.exif_transpose(file)), dtype=np.uint8)
+            # a telephone's JPEG may hold a second picture for its own use, which no viewer shows
+            if file.format != "MPO" and getattr(file, "is_animated", False):
+                raise MediaError(f"{path}: an animation of {file.n_frames} pictures, expected one; save one of them")
+            upright = file.transpose(TURNS[orientation]) if orientation in TURNS else file
+            pixels = np.asarray(_rgb(upright), dtype=np.uint8)
     except MediaError:
         raise
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        PILImage.DecompressionBombError,
-        PILImage.DecompressionBombWarning,
-    ) as error:
+    except (OSError, SyntaxError, ValueError, *BOMBS) as error:
         reason = "no picture format known here" if isinstance(error, UnidentifiedImageError) else str(error)
         raise MediaError(
             f"{path}: not a readable picture ({reason}); expected PNG, JPEG or WebP; export it again"
@@ -142,16 +150,16 @@ def describe(path: Path, medium: str) -> str:
                 warnings.simplefilter("error", PILImage.DecompressionBombWarning)
                 with PILImage.open(path, formats=PICTURE_FORMATS) as file:
                     return f"{file.width} x {file.height} pixels"
-        with soundfile.SoundFile(path) as file:
+        # opened here: by its name alone libsndfile takes what `read_audio` refuses
+        with path.open("rb") as opened, soundfile.SoundFile(opened) as file:
             if file.format not in SOUND_FORMATS:
                 raise ValueError(f"format {file.format}")
             channels = f"{file.channels} channel{'s' if file.channels > 1 else ''}"
             return f"{file.samplerate} Hz, {channels}, {file.frames / file.samplerate:.1f} s"
     # TypeError: a sound whose name ends in .raw wants to be told its rate
     except (OSError, SyntaxError, ValueError, TypeError, soundfile.LibsndfileError, *BOMBS) as error:
-        raise MediaError(
-            f"{path}: not a readable {medium} ({' '.join(str(error).split())}); export it again"
-        ) from error
+        reason = " ".join(str(getattr(error, "error_string", error)).split())
+        raise MediaError(f"{path}: not a readable {medium} ({reason}); export it again") from error
 
 
 def _rgb(picture: PILImage.Image) -> PILImage.Image:
@@ -179,14 +187,14 @@ def read_audio(path: Path | str, policy: ClipPolicy | None = None) -> Audio:
             if file.format not in SOUND_FORMATS:
                 raise MediaError(f"{path}: sound is {file.format}, expected WAV, FLAC, MP3 or Ogg; convert it first")
             if file.format.startswith("WAV"):
-                _check_wav_whole(path, data, frames)
+                _check_wav_whole(path, data)
             if policy:
                 _check_policy(path, policy, rate, channels, frames)
             if frames * channels > MOST_SAMPLES:
                 raise MediaError(
                     f"{path}: the header promises {frames} samples of {channels} channels, expected at most {MOST_SAMPLES}; cut it first"
                 )
-            samples = file.read(dtype="float32", always_2d=True).T
+            samples = file.read(frames, dtype="float32", always_2d=True).T
     except soundfile.LibsndfileError as error:
         raise MediaError(
             f"{path}: not a readable sound ({error.error_string}); expected WAV, FLAC, MP3 or Ogg; export it again"
@@ -199,7 +207,10 @@ def read_audio(path: Path | str, policy: ClipPolicy | None = None) -> Audio:
         raise MediaError(
             f"{path}: holds samples that are not finite numbers, expected values within ±1; export it again"
         )
-    return Audio(np.ascontiguousarray(samples), rate)
+    audio = Audio(np.ascontiguousarray(samples), rate)
+    if audio.peak > LOUDEST:
+        raise MediaError(f"{path}: holds samples up to {audio.peak:g}, expected values within ±1; export it again")
+    return audio
 
 
 def _check_policy(path: Path, policy: ClipPolicy, rate: int, channels: int, frames: int) -> None:
@@ -218,23 +229,22 @@ def _check_policy(path: Path, policy: ClipPolicy, rate: int, channels: int, fram
         )
 
 
-def _check_wav_whole(path: Path, data: bytes, frames: int) -> None:
-    """Against the samples that a WAV's own header claims; libsndfile shortens the claim to what is there, and says nothing."""
-    at = 12
-    block_align = 0
+def _check_wav_whole(path: Path, data: bytes) -> None:
+    """Against the bytes that a WAV's own header claims; libsndfile shortens the claim to what is there, and says nothing."""
+    at, block_align = 12, 1
     while at + 8 <= len(data):
         name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         if name == b"fmt ":
-            block_align = int.from_bytes(data[at + 20 : at + 22], "little")
+            block_align = max(1, int.from_bytes(data[at + 20 : at + 22], "little"))
         if name == b"data":
-            # 0xFFFFFFFF is what a streaming writer leaves when it doesn't know the length
-            promised = size // block_align if block_align and size != 0xFFFFFFFF else 0
             break
         at += 8 + size + size % 2
     else:
         raise MediaError(f"{path}: truncated, expected a WAV with a data chunk; export it again")
-    if frames < promised:
-        raise MediaError(f"{path}: truncated, the header promises {promised} samples, got {frames}; export it again")
+    there = len(data) - at - 8
+    # 0xFFFFFFFF is what a streaming writer leaves when it doesn't know the length; some writers count a part of a block too many
+    if size != 0xFFFFFFFF and there < size - size % block_align:
+        raise MediaError(f"{path}: truncated, the header promises {size} bytes of sound, got {there}; export it again")
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -100,18 +100,21 @@ def _total(parts: dict[str, int]) -> int:
     return sum(parts.values())
 
 
-def budget(profile: Profile) -> int | None:
-    """Bytes that this run may take: what is free and what this process holds by now, which is in the need already, less the floor of its
-    watchdog where that memory is shared. None where it can't be known, as for a GPU that isn't here."""
+def budget(profile: Profile, whole: float | None = None) -> float | None:
+    """Bytes that this run may take: of `whole`, another machine's memory, or of what is free here and what this process holds by now, which
+    is in the need already; less the floor of its watchdog. None where it can't be known, as for a GPU that isn't here.
+
+    The watchdog looks at the system's memory, so no floor is taken off a GPU's own. One that isn't here may share it (DGX Spark): then it is.
+    """
     device = planned_device(profile.device)
-    if device == "cuda" and not torch.cuda.is_available():
-        return None
-    free = free_bytes(device)
-    floor = profile.stage4.memory_floor_mib * 2**20 if shares_memory(device) else 0
-    return None if free is None else free + held_bytes(device) - floor
+    is_here = device == "cpu" or torch.cuda.is_available()
+    floor = 0 if is_here and not shares_memory(device) else profile.stage4.memory_floor_mib * 2**20
+    if whole is None and is_here and (free := free_bytes(device)) is not None:
+        whole = free + held_bytes(device)
+    return None if whole is None else whole - floor
 
 
-def check(plan: Forecast, budget: int | None, folder: Path) -> None:
+def check(plan: Forecast, budget: float | None, folder: Path) -> None:
     """Raises PlanError when the run needs more memory than its budget, or more disk than is free where `folder` lies; it names what takes most."""
     need = sum(plan.memory_bytes.values())
     if budget is not None and need > budget:
@@ -178,7 +181,8 @@ def _assumed(profile: Profile, tokenizer: UnifiedTokenizer, data: Preview) -> li
         lines.append("backbone has no weights there: its config.json stands for it")
     if profile.device == "cuda" and not torch.cuda.is_available():
         lines.append(
-            "no GPU here: the plan is for one, and isn't held against its memory; --memory says how much it has"
+            "no GPU here: the plan is for one, and isn't held against its memory; --memory says how much it has, and memory_floor_mib of that "
+            "stays free, as on a DGX Spark; set stage4.memory_floor_mib to 0 for a GPU with memory of its own, which no watchdog looks at"
         )
     return lines
 

@@ -206,7 +206,7 @@ class TokenSpace:
             raise SpaceError(
                 f"{path}: missing, expected the token space; this folder wasn't written whole, make it again"
             ) from None
-        except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise SpaceError(f"{path}: not a token space ({error!r}); make this folder again") from error
         if not same:
             raise SpaceError(

@@ -23,8 +23,6 @@ from lumo.media import Audio, Image
 from lumo.params import Profile, weights_folder
 from lumo.space import TokenSpace, block_names
 
-MODALITIES = ("text", "image", "audio")
-
 
 class UnifiedTokenizer:
     """Media and text to ids of one space, and back.

@@ -44,7 +44,7 @@ def seen(monkeypatch) -> list:
     asked = []
     real = ablation.losses
     monkeypatch.setattr(
-        ablation, "losses", lambda model, sequences, tokens: asked.append(sequences) or real(model, sequences, tokens)
+        ablation, "losses", lambda model, sequences, *rest: asked.append(sequences) or real(model, sequences, *rest)
     )
     return asked
 
@@ -114,7 +114,8 @@ def test_results_are_each_case_alone_and_follow_the_seed(trained, cases, space, 
 @pytest.mark.parametrize("budget", [1, 150, 333, 10_000])
 def test_losses_do_not_depend_on_the_batch(trained, cases, space, budget):
     sequences = [TASKS[name].sequence(case.ids, space) for name in TASKS for case in cases[name]]
-    result, whole = losses(trained, sequences, budget), losses(trained, sequences, 700)
+    clusters = np.arange(len(sequences))
+    result, whole = (losses(trained, sequences, clusters, size) for size in (budget, 700))
     np.testing.assert_allclose(result.sums, whole.sums, rtol=1e-5)
     assert result.tokens.tolist() == whole.tokens.tolist() == [int(line.is_target.sum()) for line in sequences]
 
@@ -137,16 +138,18 @@ def two_arms(draw) -> tuple[CaseLosses, CaseLosses]:
     count = draw(st.integers(2, 12))
     rng = np.random.default_rng(draw(st.integers(0, 999)))
     tokens = rng.integers(1, 9, count)
-    return CaseLosses(rng.gamma(3, 1, count), tokens), CaseLosses(rng.gamma(2, 1, count), tokens)
+    clusters = np.unique(rng.integers(0, count, count), return_inverse=True)[1]
+    return CaseLosses(rng.gamma(3, 1, count), tokens, clusters), CaseLosses(rng.gamma(2, 1, count), tokens, clusters)
 
 
 @given(two_arms(), st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
 def test_interval_is_a_slow_paired_bootstraps(pair, seed):
     arm, correct = pair
-    count = len(arm.sums)
+    members = [np.flatnonzero(correct.clusters == number) for number in range(correct.clusters.max() + 1)]
     means = []
-    for draw in np.random.default_rng(seed).integers(count, size=(200, count)):
+    for drawn in np.random.default_rng(seed).integers(len(members), size=(200, len(members))):
+        draw = [case for number in drawn for case in members[number]]
         of_arm = sum(arm.sums[case] for case in draw) / sum(arm.tokens[case] for case in draw)
         of_correct = sum(correct.sums[case] for case in draw) / sum(correct.tokens[case] for case in draw)
         means.append(of_arm - of_correct)
@@ -156,15 +159,18 @@ def test_interval_is_a_slow_paired_bootstraps(pair, seed):
     assert low <= high
 
 
-def test_interval_covers_a_known_difference_about_as_often_as_it_says():
-    """200 experiments of 60 cases whose true difference is 0.3 nats a token, between cases that differ far more."""
+@pytest.mark.parametrize("each", [1, 5], ids=["alone", "five of a recording"])
+def test_interval_covers_a_known_difference_about_as_often_as_it_says(each):
+    """200 experiments of 60 recordings whose true difference is 0.3 nats a token, between cases that differ far more; what a recording adds
+    to it all of its cases share."""
     covered = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        tokens = rng.integers(5, 20, 60)
-        base = rng.gamma(9, 0.5, 60)
-        correct = CaseLosses(base * tokens, tokens)
-        arm = CaseLosses((base + 0.3 + rng.normal(0, 0.2, 60)) * tokens, tokens)
+        clusters = np.arange(60).repeat(each)
+        tokens = rng.integers(5, 20, 60 * each)
+        base = rng.gamma(9, 0.5, 60 * each)
+        correct = CaseLosses(base * tokens, tokens, clusters)
+        arm = CaseLosses((base + 0.3 + rng.normal(0, 0.2, 60)[clusters]) * tokens, tokens, clusters)
         _, low, high = difference(arm, correct, 400, seed)
         covered += low <= 0.3 <= high
         assert low > 0, "pairing must see a difference of this size every time"
@@ -172,10 +178,12 @@ def test_interval_covers_a_known_difference_about_as_often_as_it_says():
 
 
 def test_no_difference_is_an_interval_of_nothing_and_a_constant_one_of_no_width():
-    tokens = np.array([2, 5, 9])
-    same = CaseLosses(np.array([1.0, 2.0, 3.0]), tokens)
+    tokens, alone = np.array([2, 5, 9]), np.arange(3)
+    same = CaseLosses(np.array([1.0, 2.0, 3.0]), tokens, alone)
     assert difference(same, same, 100, 0) == (0.0, 0.0, 0.0)
-    assert difference(CaseLosses(same.sums + 0.5 * tokens, tokens), same, 100, 0) == pytest.approx((0.5, 0.5, 0.5))
+    assert difference(CaseLosses(same.sums + 0.5 * tokens, tokens, alone), same, 100, 0) == pytest.approx(
+        (0.5, 0.5, 0.5)
+    )
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -183,7 +191,7 @@ def test_figures_have_the_issues_keys(trained, cases, tmp_path, name):
     results = ablation.run(name, cases[name], trained, 400, seed=0)
     numbers = figures(results, resamples=50, seed=0)
     others = NAMES[name] - {"correct"}
-    assert numbers.keys() == {"cases"} | NAMES[name] | {f"{arm}_minus_correct" for arm in others}
+    assert numbers.keys() == {"cases", "clusters"} | NAMES[name] | {f"{arm}_minus_correct" for arm in others}
     assert numbers["cases"] == 5
     for arm in others:
         mean, low, high = difference(results[arm], results["correct"], 50, 0)
@@ -204,10 +212,24 @@ def test_other_datasets_have_partners_as_well(trained, cases, space):
     """Ids that end in a number, as most datasets' do, are not one combination."""
     from dataclasses import replace as changed
 
-    bare = [
-        changed(case, id=f"photo-{i}", row={"modalities": {"image": {"path": "x.png", "meta": {}}, "audio": None}})
-        for i, case in enumerate(cases["i2t"])
-    ]
+    def bare_row(**meta: str) -> dict:
+        return {"modalities": {"image": {"path": "x.png", "meta": meta}, "audio": None}}
+
+    bare = [changed(case, id=f"photo-{i}", row=bare_row()) for i, case in enumerate(cases["i2t"])]
     results = ablation.run("i2t", bare, trained, 400, seed=0)
     moved = ~np.isclose(results["shuffled"].sums, results["correct"].sums, rtol=1e-4)
     assert moved.mean() > 0.7  # two pictures may weigh the same by chance, but not all of them
+
+
+def test_captions_of_one_recording_are_one_cluster_and_never_partners(trained, cases):
+    """Clotho and COCO have five captions of each: shuffled must take another recording, and an interval counts it once."""
+    from dataclasses import replace as changed
+
+    twice = [
+        changed(case, id=f"{i}", row={"modalities": {"image": {"path": "x.png", "meta": {"group": f"coco/{i // 2}"}}}})
+        for i, case in enumerate(cases["i2t"])
+    ]
+    assert [partner(i, twice) for i in range(5)] == [2, 2, 4, 4, 0]
+    results = ablation.run("i2t", twice, trained, 400, seed=0)
+    assert results["zero"].clusters.tolist() == [0, 0, 1, 1, 2]
+    assert figures(results, 20, 0)["clusters"] == 3

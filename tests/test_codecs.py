@@ -24,7 +24,7 @@ from lumo.codecs.spectral import SpectralCodec, SpectralConfig, level_codes, lev
 from lumo.codecs.twotone import TwoToneCodec, TwoToneConfig, cut, split
 from lumo.datasets import world
 from lumo.media import Audio, Image, MediaError, png_bytes, wav_bytes
-from lumo.params import ParamsError, load_profile
+from lumo.params import MINIATURE, ParamsError, load_profile
 
 LOADERS = {
     "image_codec": TwoToneCodec,
@@ -372,6 +372,20 @@ def test_a_config_of_wrong_values_is_refused(weights, tmp_path, part, wrong):
     (folder / "config.json").write_text(json.dumps(config | wrong))
     with refused(CodecError, f"{folder}: no ", "make it again"):
         LOADERS[part](folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [("twotone", {"resolution": "x"}), ("twotone", {"patch": 0}), ("twotone", {"flat": []}), ("twotone", {"depth": 3}),
+     ("spectral", {"hop": 0}), ("spectral", {"window": "x"}), ("spectral", {"level_step_db": 0}), ("spectral", {"codebooks": -1})],
+)  # fmt: skip
+def test_a_miniature_config_of_wrong_values_is_refused(tmp_path, part, wrong):
+    codec, folder = {"twotone": (TwoToneCodec, "image_codec"), "spectral": (SpectralCodec, "audio_codec")}[part]
+    shutil.copytree(MINIATURE / folder, tmp_path / part)
+    config = json.loads((tmp_path / part / "config.json").read_text())
+    (tmp_path / part / "config.json").write_text(json.dumps(config | wrong))
+    with refused(CodecError, f"{tmp_path / part}: no ", *wrong, "make it again"):
+        codec(tmp_path / part, *([1.0, 2.0] if part == "spectral" else []))
 
 
 @pytest.mark.parametrize("codebooks", [0, 5])

@@ -10,6 +10,7 @@ from torch import nn
 from toys import make_samples
 from transformers import DacConfig, EncodecConfig
 
+from lumo import full as full_tuning
 from lumo import plan, reach
 from lumo.codecs import memory
 from lumo.codecs.memory import audio_memory, image_memory, peak_bytes
@@ -35,9 +36,9 @@ def test_a_codecs_memory_without_values_is_that_with_them(toy_folder, codecs):
     said, codec = audio_memory(params), codecs.audio
     clips = [Audio(np.zeros((1, 16000), np.float32), 16000)] * 8
     codes = codec.encode(clips)
-    assert 8 * said.encoding == pytest.approx(peak_bytes(codec.model, lambda: codec.encode(clips)), rel=0.35)
-    assert 8 * said.decoding == pytest.approx(peak_bytes(codec.model, lambda: codec.decode(codes)), rel=0.35)
-    assert said.weights == pytest.approx(sum(p.nbytes for p in codec.model.parameters()), rel=0.05)
+    assert 8 * said.encoding_bytes == pytest.approx(peak_bytes(codec.model, lambda: codec.encode(clips)), rel=0.35)
+    assert 8 * said.decoding_bytes == pytest.approx(peak_bytes(codec.model, lambda: codec.decode(codes)), rel=0.35)
+    assert said.weights_bytes == pytest.approx(sum(p.nbytes for p in codec.model.parameters()), rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -52,13 +53,16 @@ def test_a_published_codec_takes_some_tensors_of_full_rate(params, numbers, tmp_
     numbers.save_pretrained(tmp_path)
     one, four = (audio_memory(AudioCodec(path=str(tmp_path), clip_s=s, **params)) for s in (1.0, 4.0))
     widest = 64 * numbers.sampling_rate * 4
-    assert 3 * widest < one.encoding < 6 * widest
-    assert four.encoding == pytest.approx(4 * one.encoding, rel=0.01) and four.weights == one.weights
+    assert 3 * widest < one.encoding_bytes < 6 * widest
+    assert (
+        four.encoding_bytes == pytest.approx(4 * one.encoding_bytes, rel=0.01)
+        and four.weights_bytes == one.weights_bytes
+    )
 
 
 def test_seed2_and_its_unclip_take_what_their_numbers_do():
     need = image_memory(ImageCodec(name="seed2", path="nowhere"), "cpu")
-    assert need.weights + need.late == pytest.approx(11.4 * 2**30, rel=0.02)
+    assert need.weights_bytes + need.late_bytes == pytest.approx(11.4 * 2**30, rel=0.02)
     assert image_memory(ImageCodec(), "cpu") == memory.Memory()
 
 
@@ -68,6 +72,20 @@ def test_each_process_holds_a_base_and_the_notebook_one_more():
         assert two.training_bytes[part] == 2 * one.training_bytes[part]
     assert two.training_bytes["notebook beside the processes"] > one.training_bytes["base"]
     assert two.training_bytes["activations"] == pytest.approx(one.training_bytes["activations"], rel=0.3)
+
+
+def test_full_tuning_counts_the_copies_of_a_checkpoint_once():
+    """Weights and two moments, whole, in the first of several processes; a single one on a CPU writes its own tensors."""
+    full = deep_merge(QUICK, {"stage4": {"tune": "full", "backbone_learning_rate": 1.0e-5}})
+    one, two = (plan.forecast(load_profile("smoke", full | {"processes": n})).training_bytes for n in (1, 2))
+    assert "copies for a checkpoint" not in one
+    assert two["copies for a checkpoint"] == 3 * one["layers in fp32 and their gradient"] // 2
+
+
+def test_a_single_process_copies_nothing():
+    model = nn.Linear(8, 8)
+    mine = {value.data_ptr() for value in model.parameters()}
+    assert {value.data_ptr() for value in full_tuning.gathered(model).values()} == mine
 
 
 @pytest.mark.parametrize("name", list(TASKS))

@@ -161,7 +161,24 @@ def test_suites_of_another_space_are_refused_by_the_field(held, space, tmp_path)
         thaw(path, other)
 
 
-@pytest.mark.parametrize("damage", ["half", "empty", "bytes", "list", "no suites", "no ids", "ids outside", "missing"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "half",
+        "empty",
+        "bytes",
+        "list",
+        "no suites",
+        "no ids",
+        "ids outside",
+        "half an id",
+        "id beyond",
+        "no caption",
+        "of another task",
+        "brackets",
+        "missing",
+    ],
+)
 def test_damaged_suites_are_refused_in_one_line(held, space, tmp_path, damage):
     path = tmp_path / "suites.json"
     frozen(path, held, 2, space)
@@ -183,6 +200,17 @@ def test_damaged_suites_are_refused_in_one_line(held, space, tmp_path, damage):
     elif damage == "ids outside":
         content["suites"]["t2i"][0]["ids"]["image"][0] = space.size
         path.write_text(json.dumps(content))
+    elif damage in ("half an id", "id beyond"):
+        content["suites"]["t2i"][0]["ids"]["image"][0] = space.size - 1.5 if damage == "half an id" else 10**30
+        path.write_text(json.dumps(content))
+    elif damage == "no caption":
+        del content["suites"]["t2i"][0]["row"]["text"]
+        path.write_text(json.dumps(content))
+    elif damage == "of another task":
+        content["suites"]["t2i"] = content["suites"]["t2a"]
+        path.write_text(json.dumps(content))
+    elif damage == "brackets":
+        path.write_text("[" * 100_000)
     else:
         path.unlink()
     with pytest.raises(GoldenError, match=r"suites.json: no golden suites that can be read .*05_golden") as caught:

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image as PILImage
+from PIL import ImageOps
 from refusals import refused
 
-from lumo.media import Audio, ClipPolicy, Image, MediaError, png_bytes, read_audio, read_image, wav_bytes
+from lumo.media import Audio, ClipPolicy, Image, MediaError, describe, png_bytes, read_audio, read_image, wav_bytes
 
 quick = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 pixels = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
@@ -131,7 +132,7 @@ def test_a_cut_wav_is_called_truncated_not_short(tmp_path, sound):
     path = tmp_path / "sound.wav"
     path.write_bytes(wav_bytes(sound)[:-600])
     for policy in (None, POLICY):
-        with refused(MediaError, "truncated, the header promises 800 samples, got 500", "export it again"):
+        with refused(MediaError, "truncated, the header promises 1600 bytes of sound, got 1000", "export it again"):
             read_audio(path, policy)
 
 
@@ -278,3 +279,65 @@ def test_a_flac_whose_header_promises_more_than_there_can_be_is_refused(tmp_path
     (tmp_path / "a.flac").write_bytes(data)
     with refused(MediaError, "a.flac: the header promises 68719476735 samples", "cut it first"):
         read_audio(tmp_path / "a.flac")
+
+
+@pytest.mark.parametrize("how", ["PNG", "WEBP"])
+def test_an_animation_is_refused_not_cut_to_its_first_picture(tmp_path, how):
+    frames = [PILImage.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green")]
+    frames[0].save(tmp_path / "a", how, save_all=True, append_images=frames[1:])
+    with refused(MediaError, "a: an animation of 3 pictures, expected one", "save one of them"):
+        read_image(tmp_path / "a")
+    frames[0].save(tmp_path / "telephone.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "telephone.jpg").pixels[0, 0, 0] > 250
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(8, 10**6), st.integers(0, 255)), min_size=1, max_size=5))
+def test_damaged_exif_is_no_reason_to_lose_a_picture(tmp_path, edits):
+    exif = PILImage.Exif()
+    exif[271], exif[274], exif[282], exif[0x8825] = "maker", 6, (72, 1), {1: "N"}
+    data = bytearray(exif.tobytes())
+    for at, value in edits:
+        data[6 + at % (len(data) - 6)] = value
+    PILImage.new("RGB", (8, 16), "red").save(tmp_path / "a.jpg", exif=bytes(data))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert sorted(read_image(tmp_path / "a.jpg").resolution) == [8, 16]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_as_pillow_turns_it(tmp_path, picture, orientation):
+    exif = PILImage.Exif()
+    exif[274] = orientation
+    PILImage.fromarray(picture.pixels).save(tmp_path / "a.png", exif=exif)
+    with PILImage.open(tmp_path / "a.png") as file:
+        assert np.array_equal(read_image(tmp_path / "a.png").pixels, np.asarray(ImageOps.exif_transpose(file)))
+
+
+@pytest.mark.parametrize(
+    ("subtype", "rate"), [("MS_ADPCM", 16_000), ("IMA_ADPCM", 16_000), ("GSM610", 8000), ("G721_32", 8000)]
+)
+def test_compressed_wavs_are_read_whole_or_not(tmp_path, subtype, rate):
+    """Their blocks hold many samples; some of them can't be sought in, so libsndfile wants to be told how much to read."""
+    whole = encoded(np.sin(np.arange(4000) / 9) / 3, rate, format="WAV", subtype=subtype)
+    (tmp_path / "a.wav").write_bytes(whole)
+    assert read_audio(tmp_path / "a.wav").samples.shape[1] >= 4000
+    (tmp_path / "a.wav").write_bytes(whole[: len(whole) // 2])
+    with refused(MediaError, "a.wav: truncated, the header promises", "bytes of sound"):
+        read_audio(tmp_path / "a.wav")
+
+
+def test_samples_of_another_scale_are_refused(tmp_path, sound):
+    """Integers written as floats would be clipped to a square wave."""
+    (tmp_path / "a.wav").write_bytes(encoded(sound.samples.T * 32768, format="WAV", subtype="FLOAT"))
+    with refused(MediaError, "a.wav: holds samples up to", "expected values within ±1"):
+        read_audio(tmp_path / "a.wav")
+
+
+def test_a_header_is_read_as_the_file_will_be(tmp_path, sound):
+    """By its name alone libsndfile would look for an MP3 behind what stands before it."""
+    mp3 = encoded(np.tile(sound.samples.T, (20, 1)), 44_100, format="MP3")
+    (tmp_path / "a.mp3").write_bytes(b"\xaa" * 777 + mp3)
+    for read in (read_audio, lambda path: describe(path, "audio")):
+        with refused(MediaError, "a.mp3: not a readable", "export it again"):
+            read(tmp_path / "a.mp3")

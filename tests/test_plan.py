@@ -157,6 +157,15 @@ def test_a_run_may_take_what_its_watchdog_leaves(profile, monkeypatch):
     assert plan.budget(profile) is None
 
 
+@pytest.mark.parametrize(("here", "shared", "floor"), [(True, True, 1), (True, False, 0), (False, False, 1)])
+def test_a_floor_is_taken_off_what_the_watchdog_looks_at(profile, monkeypatch, here, shared, floor):
+    """The system's memory, which a GPU here either shares or doesn't; of one elsewhere that isn't known."""
+    monkeypatch.setattr(plan, "planned_device", lambda wanted: "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: here)
+    monkeypatch.setattr(plan, "shares_memory", lambda device: shared)
+    assert plan.budget(profile, 2**35) == 2**35 - floor * profile.stage4.memory_floor_mib * 2**20
+
+
 def test_nothing_is_trained_for_a_plan_that_cant_fit(monkeypatch, capsys):
     monkeypatch.setattr(plan, "load_model", lambda *_: pytest.fail("weights were read"))
     assert main(["plan", "--profile", "smoke", "--memory", "0.01"]) == 1

@@ -71,19 +71,35 @@ def weights_sha256(path: Path) -> str:
 
 def audio_card(codec: Any, frame_rate_hz: float, **more: Any) -> dict[str, Any]:
     """What an audio codec's codes mean. `codec` knows its file of weights and its clip policy."""
+    return _card(codec) | {
+        "sample_rate_hz": codec.policy.sample_rate_hz,
+        "channels": codec.policy.channels,
+        "frame_rate_hz": frame_rate_hz,
+        "clip_s": codec.policy.duration_s,
+        "order": "flatten by time: cb0[t] cb1[t] ... cbK-1[t]",
+    } | more  # fmt: skip
+
+
+def image_card(codec: Any, resolution: int, order: str) -> dict[str, Any]:
+    """What an image codec's codes mean. `codec` knows its file of weights; resolution: height and width in pixels"""
+    return _card(codec) | {"resolution": resolution, "channels": 3, "order": order}
+
+
+def _card(codec: Any) -> dict[str, Any]:
     books = codec.cardinalities
     return {
         "name": codec.name,
         "weights_sha256": weights_sha256(codec.weights),
-        "sample_rate_hz": codec.policy.sample_rate_hz,
-        "channels": codec.policy.channels,
-        "frame_rate_hz": frame_rate_hz,
         "codebooks": codec.codebooks,
         "cardinality": books[0] if len(set(books)) == 1 else list(books),
-        "clip_s": codec.policy.duration_s,
         "frames": codec.frames,
-        "order": "flatten by time: cb0[t] cb1[t] ... cbK-1[t]",
-    } | more
+    }
+
+
+def check_codebooks(codes: Int[np.ndarray, "b k t"], codebooks: int) -> None:
+    """Raises CodecError for clips of another number of codebooks."""
+    if codes.shape[1] != codebooks:
+        raise CodecError(f"codec 'audio' has {codebooks} codebooks, got {codes.shape[1]}")
 
 
 def check_clips(media: Sequence[Audio], policy: ClipPolicy) -> None:

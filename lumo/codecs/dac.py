@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch.nn import functional as F
 from transformers import DacModel
 
-from lumo.codecs import CodecError, audio_card, check_clips
+from lumo.codecs import CodecError, audio_card, check_clips, check_codebooks
 from lumo.codecs.pretrained import load_pretrained
 from lumo.media import Audio, ClipPolicy, read_audio
 
@@ -64,8 +64,7 @@ class DacCodec:
 
     @torch.no_grad()
     def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Audio]:
-        if codes.shape[1] != self.codebooks:
-            raise CodecError(f"codec 'audio' has {self.codebooks} codebooks, got {codes.shape[1]}")
+        check_codebooks(codes, self.codebooks)
         samples = self.model.decode(audio_codes=torch.from_numpy(codes).to(self.model.device)).audio_values
         # odd strides (24 kHz) give back a few samples less than went in
         missing = max(0, self.policy.samples - samples.shape[-1])

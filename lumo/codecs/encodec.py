@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch.nn import functional as F
 from transformers import EncodecModel
 
-from lumo.codecs import CodecError, audio_card, check_clips
+from lumo.codecs import CodecError, audio_card, check_clips, check_codebooks
 from lumo.codecs.meta import read_meta
 from lumo.codecs.pretrained import load_pretrained
 from lumo.media import Audio, ClipPolicy, read_audio
@@ -95,8 +95,7 @@ class EncodecCodec:
 
     @torch.no_grad()
     def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Audio]:
-        if codes.shape[1] != self.codebooks:
-            raise CodecError(f"codec 'audio' has {self.codebooks} codebooks, got {codes.shape[1]}")
+        check_codebooks(codes, self.codebooks)
         parts = torch.from_numpy(codes).to(self.model.device).split(self.segments, dim=-1)
         missing = self.segments[0] - self.segments[-1]
         stacked = torch.stack([F.pad(part, (0, self.segments[0] - part.shape[-1])) for part in parts])

@@ -34,15 +34,15 @@ UNCLIP_NUMBERS, VAE_DRAWING, UNET_DRAWING = 1_926_291_627, 432 * 2**20, 144 * 2*
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. weights: of the networks; late: of those that are read when a first picture is drawn
+    """weights_bytes: of the networks; late_bytes: of those that are read when a first picture is drawn
 
-    encoding, decoding: the most that one clip or picture takes beside them; encodes_batches, decodes_batches: whether a batch goes at once
+    encoding_bytes, decoding_bytes: the most that one clip or picture takes beside them; encodes_batches, decodes_batches: whether a batch goes at once
     """
 
-    weights: int = 0
-    late: int = 0
-    encoding: int = 0
-    decoding: int = 0
+    weights_bytes: int = 0
+    late_bytes: int = 0
+    encoding_bytes: int = 0
+    decoding_bytes: int = 0
     encodes_batches: bool = True
     decodes_batches: bool = True
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 
-from lumo.codecs import CodecError, check_pictures, weights_sha256
+from lumo.codecs import CodecError, check_pictures, image_card, weights_sha256
 from lumo.codecs.seed2_network import Seed2Config, read_seed2
 from lumo.codecs.twotone import pixels_of
 from lumo.media import Image, read_image
@@ -50,6 +50,7 @@ class Seed2Codec:
         self.config, self.device = config or Seed2Config(), device
         self.model, self.files = read_seed2(folder, self.config)
         self.model.to(device)
+        self.weights = self.files[0]
         self.unclip, self.steps = folder / "unclip", steps
         self.cardinalities = (self.config.codes,)
         self.frames = self.config.queries
@@ -57,18 +58,9 @@ class Seed2Codec:
     @cached_property
     def card(self) -> dict[str, Any]:
         """How codes are drawn is no part of what they mean, so unclip/ and its steps aren't in it."""
-        quantizer, *tower = map(weights_sha256, self.files)
-        return {
-            "name": self.name,
-            "weights_sha256": quantizer,
-            **({"vision_sha256": tower[0]} if tower else {}),
-            "resolution": self.config.resolution,
-            "channels": 3,
-            "codebooks": self.codebooks,
-            "cardinality": self.config.codes,
-            "frames": self.frames,
-            "order": "queries in the order of the Q-Former, each knows those before it",
-        }
+        order = "queries in the order of the Q-Former, each knows those before it"
+        tower = {"vision_sha256": weights_sha256(self.files[1])} if len(self.files) > 1 else {}
+        return image_card(self, self.config.resolution, order) | tower
 
     @property
     def cannot_decode(self) -> str | None:

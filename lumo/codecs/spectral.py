@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +25,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumo.codecs import CodecError, audio_card, check_clips
+from lumo.codecs import CodecError, audio_card, check_clips, check_codebooks
 from lumo.codecs.vectors import nearest
 from lumo.media import Audio, ClipPolicy, read_audio
+from lumo.params import Count, Negative, Positive, Section
 
 
-@dataclass(frozen=True)
-class SpectralConfig:
+class SpectralConfig(Section):
     """window, hop: samples; rounds: steps of the search for phases.
 
     codebooks: the level's and the shapes'; cardinality: of each of the shapes'
     level_floor_db: level, against a full-scale sine's, below which a frame is silence: level code 0, shape codes 0
     """
 
-    sample_rate_hz: int = 16_000
-    window: int = 1600
-    hop: int = 640
-    codebooks: int = 3
-    cardinality: int = 512
-    rounds: int = 64
-    level_floor_db: float = -62.0
-    level_step_db: float = 2.0
+    sample_rate_hz: Count = 16_000
+    window: Count = 1600
+    hop: Count = 640
+    codebooks: Count = 3
+    cardinality: Count = 512
+    rounds: Count = 64
+    level_floor_db: Negative = -62.0
+    level_step_db: Positive = 2.0
 
     @property
     def bins(self) -> int:
@@ -170,8 +169,7 @@ class SpectralCodec:
 
     @torch.no_grad()
     def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Audio]:
-        if codes.shape[1] != self.codebooks:
-            raise CodecError(f"codec 'audio' has {self.codebooks} codebooks, got {codes.shape[1]}")
+        check_codebooks(codes, self.codebooks)
         loudness, *lines = torch.from_numpy(codes).unbind(1)
         shape = sum(book[line] for book, line in zip(self.books, lines, strict=False)).clamp(min=0).square()
         shape = shape / shape.norm(dim=2, keepdim=True).clamp(min=1e-9)
@@ -182,7 +180,7 @@ class SpectralCodec:
     @staticmethod
     def save(folder: Path, config: SpectralConfig, books: Float[Tensor, "k-1 v f"]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(config.model_dump(), indent=2) + "\n")
         save_file({"shapes": books.half().contiguous()}, folder / "model.safetensors")
 
 

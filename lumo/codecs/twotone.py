@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +22,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumo.codecs import CodecError, check_pictures, weights_sha256
+from lumo.codecs import CodecError, check_pictures, image_card
 from lumo.codecs.vectors import nearest
 from lumo.media import Image, read_image
+from lumo.params import Count, Positive, Section
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])  # weights of red, green and blue in brightness, ITU-R BT.601
 
 
-@dataclass(frozen=True)
-class TwoToneConfig:
+class TwoToneConfig(Section):
     """resolution, patch: height and width in pixels; tones, masks: sizes of the two codebooks.
 
     flat: a patch whose two tones are closer than this (in 0…255, over three channels) is one tone, with an empty mask
     """
 
-    resolution: int = 64
-    patch: int = 16
-    tones: int = 64
-    masks: int = 512
-    flat: float = 16.0
+    resolution: Count = 64
+    patch: Count = 16
+    tones: Count = 64
+    masks: Count = 512
+    flat: Positive = 16.0
 
 
 def cut(pixels: Float[Tensor, "b 3 h w"], config: TwoToneConfig) -> Float[Tensor, "n 3 p"]:
@@ -95,16 +94,7 @@ class TwoToneCodec:
 
     @property
     def card(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "weights_sha256": weights_sha256(self.weights),
-            "resolution": self.config.resolution,
-            "channels": 3,
-            "codebooks": self.codebooks,
-            "cardinality": list(self.cardinalities),
-            "frames": self.frames,
-            "order": "patches row by row from the top left: tones[t] mask[t]",
-        }
+        return image_card(self, self.config.resolution, "patches row by row from the top left: tones[t] mask[t]")
 
     def read(self, path: Path) -> Image:
         return read_image(path, (self.config.resolution,) * 2)
@@ -132,7 +122,7 @@ class TwoToneCodec:
     @staticmethod
     def save(folder: Path, config: TwoToneConfig, tones: Float[Tensor, "v 6"], masks: Float[Tensor, "v p"]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(config.model_dump(), indent=2) + "\n")
         save_file(
             {"tones": tones.half().contiguous(), "masks": masks.half().contiguous()}, folder / "model.safetensors"
         )

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumo.codecs import CodecError, check_pictures, weights_sha256
+from lumo.codecs import CodecError, check_pictures, image_card
 from lumo.codecs.taming import GROUPS, NetworkSizes, VqganConfig, check_state, read_config, read_state
 from lumo.codecs.twotone import pixels_of
 from lumo.codecs.vectors import nearest
@@ -55,16 +55,7 @@ class VqganCodec:
 
     @cached_property
     def card(self) -> dict[str, Any]:  # cached: with the optimiser that lies beside the weights the file has a gigabyte
-        return {
-            "name": self.name,
-            "weights_sha256": weights_sha256(self.weights),
-            "resolution": self.resolution,
-            "channels": 3,
-            "codebooks": self.codebooks,
-            "cardinality": self.cardinalities[0],
-            "frames": self.frames,
-            "order": "cells row by row from the top left",
-        }
+        return image_card(self, self.resolution, "cells row by row from the top left")
 
     def read(self, path: Path) -> Image:
         return read_image(path, (self.resolution,) * 2)

@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
         "--memory",
         metavar="GIB",
         type=positive,
-        help="GiB of a machine to plan for, of which memory_floor_mib stays free; what is free here if not given",
+        help="GiB of a machine to plan for; memory_floor_mib of it stays free, but for a GPU here with memory of its own; what is free here if not given",
     )
     parser.set_defaults(command=_plan)
 
@@ -48,8 +48,7 @@ def _plan(options: argparse.Namespace) -> None:
     print(sizes(forecast.generation_bytes, "memory at the peak of generation"), end="\n\n")
     print(sizes(forecast.coding_bytes, "memory at the peak of the codecs' work"), end="\n\n")
     print(sizes(forecast.disk_bytes, "disk"), end="\n\n", flush=True)
-    floor = profile.stage4.memory_floor_mib * 2**20  # the watchdog's, which a run must stay above there too
-    budget = options.memory * 2**30 - floor if options.memory else plan.budget(profile)
+    budget = plan.budget(profile, options.memory and options.memory * 2**30)
     plan.check(forecast, budget, folders.reports_folder())
     if not options.rate and not plan.can_measure(profile):
         print("time: there is nothing here to measure a rate with; give --rate TOKENS_A_SECOND", file=sys.stderr)

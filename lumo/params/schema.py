@@ -28,6 +28,7 @@ def _number(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(_number)]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+Negative = Annotated[float, BeforeValidator(_number), Field(lt=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
 MOST = 2**53  # what a float holds exactly: far beyond any run, and torch and numpy can still count with it
 Count = Annotated[int, Field(gt=0, le=MOST, strict=True)]
