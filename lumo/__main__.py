@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import warnings
@@ -25,10 +26,17 @@ def main(arguments: list[str] | None = None) -> int:
     # imported here so that --help stays quick
     from lumo.workbook.errors import GatesFailed, is_expected, one_line
 
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 has no ellipsis
     said: set[str] = set()
     warnings.showwarning = lambda message, *_, **__: _say_once(f"warning: {message}", said)
     try:
         options.command(options)
+        print(end="", flush=True)
+    except BrokenPipeError:  # `lumo plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says it once more when it ends
+        print(f"nobody reads the output any longer; {GO_ON}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"\ninterrupted; {GO_ON}", file=sys.stderr)
         return 130

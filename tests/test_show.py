@@ -461,6 +461,19 @@ def test_the_verdict_comes_first():
     assert marked == [False, False, True]
 
 
+def test_a_gate_over_nothing_neither_passes_nor_fails():
+    empty, full = (Gate.over(count, "every check decodes", count, count, True) for count in (0, 4))
+    assert full == Gate("every check decodes", 4, 4, True)
+    assert (empty.passed, empty.failed) == (None, False)
+    assert verdict([empty]) == "NO GATES, 1 not applicable"
+    assert verdict([full, empty]) == "PASS 1 of 1, 1 not applicable"
+    broken = Gate("ids", 3, 0, np.bool_(False))
+    assert verdict([full, empty, broken]) == "FAIL 1 of 2: ids, 1 not applicable"
+    page = gates([full, empty])
+    assert "not applicable" in page.text and "✗" not in page.text
+    assert read(page).words.count("nothing to look at") == 1
+
+
 # --- figures ---
 
 

@@ -22,13 +22,14 @@ import numpy as np
 import papermill
 import pytest
 import yaml
+from refusals import check_line, refused
 
 from lumo import __main__ as shell
 from lumo import files, workbook
 from lumo.params import PARAMS, ROOT, ParamsError, load_profile
 from lumo.workbook import WorkbookError, begin, folders, metrics, progress, run_notebook
 from lumo.workbook.errors import one_line
-from lumo.workbook.pages import write_index
+from lumo.workbook.pages import write_index, write_reports_index
 from lumo.workbook.runner import find_notebook
 
 TODAY = f"{datetime.date.today():%Y-%m-%d}"
@@ -309,12 +310,69 @@ def test_expected_errors_end_in_one_line_and_status_1(words, line, capsys):
     assert re.search(line, said) and len(said.splitlines()) == 1
 
 
-@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300])
+@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300, "/proc/nothing"])
 def test_a_run_folder_that_cant_be_one_is_one_line(tmp_path, capsys, place):
     (tmp_path / "file").touch()
     assert shell.main(["run", "01", "--profile", "smoke", "--run-dir", str(tmp_path / place)]) == 1
     said = capsys.readouterr().err
     assert "can't use" in said and "choose another path" in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["report", "run 01"])
+def test_a_reports_folder_that_cant_be_made_is_one_line(command, monkeypatch, capsys):
+    monkeypatch.setenv("LUMO_REPORTS", "/proc/nothing")
+    assert shell.main([*command.split(), "--profile", "smoke"]) == 1
+    check_line(capsys.readouterr().err.strip(), "can't use /proc/nothing", "choose another path")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "3", "null", "\udcff"])
+@pytest.mark.parametrize("name", ["progress.json", "metrics.json", "metrics/01_a.json", "report.json"])
+def test_a_damaged_file_of_a_run_is_one_line(name, content, tmp_path):
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with refused(WorkbookError, str(tmp_path / name), "damaged, expected a JSON object", "remove the file"):
+        progress.read(tmp_path), metrics.read_metrics(tmp_path), metrics.read_part(tmp_path, "01_a")
+        folders.read_summary(tmp_path)
+
+
+def test_a_damaged_report_doesnt_end_another(own_reports):
+    for name, content in (("2026-01-01-a", "{"), ("b#1", '{"gates": {"passed": 2, "total": 2}}')):
+        (own_reports / name).mkdir(parents=True)
+        (own_reports / name / "report.json").write_text(content)
+        (own_reports / name / "index.html").touch()
+    page = write_reports_index(own_reports).read_text()
+    assert "its report.json is damaged" in page and "2 of 2 gates passed" in page
+    assert 'href="b%231/index.html"' in page
+
+
+def test_an_alias_bomb_is_one_short_line(tmp_path):
+    bomb = "&a [x, x, x, x, x, x, x, x, x]"
+    for name, inner in zip("bcdefghij", "abcdefghi", strict=True):
+        bomb = f"&{name} [{bomb}" + f", *{inner}" * 8 + "]"
+    (tmp_path / "bomb.yaml").write_text(f"profile: {bomb}\n")
+    with pytest.raises(ParamsError, match=r"bomb\.yaml: profile is") as caught:
+        load_profile(str(tmp_path / "bomb.yaml"))
+    assert max(map(len, str(caught.value).splitlines())) < 400
+
+
+@pytest.mark.parametrize(("reader", "encoding"), [("gone", "utf-8"), ("there", "ascii")])
+def test_output_that_nobody_reads_and_a_terminal_without_utf8(reader, encoding):
+    """A shell's `lumo pull | head -1`, and a locale that has no `·`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lumo", "pull"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    if reader == "gone":
+        process.stdout.close()
+        said = process.stderr.read().decode()
+        check_line(said.strip(), "nobody reads the output any longer")
+    else:
+        out, said = process.communicate(timeout=60)
+        assert b"NAME or P0 \\xb7 to fetch it" in out and not said
+    assert process.wait(timeout=60) == (reader == "gone")
 
 
 def test_interrupt_is_status_130(monkeypatch, capsys):
@@ -463,6 +521,24 @@ def test_one_notebook_is_indexed_too(pretended, own_reports, capsys):
     assert "Stopped: 05_golden failed" in (folder / "index.html").read_text() and not folders.is_finished(folder)
 
 
+def test_a_notebook_that_is_no_part_of_the_report_stays_in_the_index(pretended, own_reports):
+    folder = own_reports / f"{TODAY}-mini"
+    for words in (["run", "09"], ["run", "01"], ["report"]):
+        assert shell.main(words) == 0
+        page = (folder / "index.html").read_text()
+        assert 'href="09_benchmarks.html"' in page
+    assert folders.read_summary(folder)["gates"] == {"passed": 0, "total": 7}
+
+
+def test_a_report_without_gates_is_no_success(own_reports):
+    run = begin("01_a", {})
+    (run.folder / "01_a.ipynb").write_text("{}")
+    assert '<p class="verdict bad">No gates.' in write_index(run.folder, ["01_a"], "lumo report").read_text()
+    run.record({"gates.01_a": [{"name": "g", "got": 0, "expected": 0, "passed": None}]})
+    page = write_index(run.folder, ["01_a"], "lumo report").read_text()
+    assert "No gates." in page and "<td>not applicable</td>" in page and "<p>Nothing.</p>" in page
+
+
 def test_running_one_notebook_elsewhere(pretended, own_reports, tmp_path, capsys):
     """No index beside a folder outside the reports, and no page of another profile's report is lost."""
     assert shell.main(["run", "01", "--run-dir", str(tmp_path / "own")]) == 0
@@ -537,6 +613,12 @@ def test_a_warning_and_an_interrupt_are_one_line_in_a_notebook(tmp_path, own_rep
         output.text for cell in nbformat.read(out, 4).cells for output in cell.get("outputs", []) if "text" in output
     ]
     assert said == ["UserWarning: mind this\n"]
+
+
+def test_a_folder_that_is_removed_in_the_middle_is_one_line(tmp_path, own_reports):
+    toy(tmp_path / "nbs", "01_a", "import shutil\nshutil.rmtree(run.folder)")
+    with refused(WorkbookError, "removed while 01_a ran", "run the same command again"):
+        run_notebook("01_a", "mini", {}, own_reports / "run", tmp_path / "nbs")
 
 
 @pytest.mark.parametrize("start", ["root", "notebooks"])

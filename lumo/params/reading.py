@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,9 @@ def dotted(key: str, value: Any) -> dict:
     >>> dotted("stage4.steps", 10)
     {'stage4': {'steps': 10}}
     """
-    head, _, tail = key.partition(".")
-    return {head: dotted(tail, value) if tail else value}
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return value
 
 
 def profile_path(name: str) -> Path:
@@ -107,8 +109,10 @@ def _line(where: str, fault: dict) -> str:
         return f"{where}: unknown key '{key}'{meant}; remove it, or look up its name in lumo/params/schema.py"
     if fault["type"] == "missing":
         return f"{where}: key '{key}' is missing; see params/mini.yaml for one that works"
-    message, given = fault["msg"].removeprefix("Value error, "), repr(fault["input"])
-    shown = given if len(given) <= 200 else f"{given[:200]}…"
+    message, given = fault["msg"].removeprefix("Value error, "), fault["input"]
+    # aliases make a few lines of YAML a list of billions, which repr would write out
+    shown = reprlib.repr(given) if isinstance(given, list | dict) else repr(given)
+    shown = shown if len(shown) <= 200 else f"{shown[:200]}…"
     return f"{where}: {key} is {shown}; {message[0].lower()}{message[1:]}"
 
 

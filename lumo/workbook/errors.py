@@ -6,8 +6,18 @@ import errno
 import warnings
 from typing import Any
 
-# what a path may be that a person gave: a file where a folder is wanted, too long, not theirs to write
-PLACES = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+# what a path may be that a person gave: gone or below /proc, a file where a folder is wanted, too long, not theirs to write
+PLACES = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 MAKE_ROOM = "free some space, then run the same command again; it goes on where it stopped"
 GO_ON = "interrupted; Restart Kernel and Run All goes on from the last whole shard or checkpoint"
 

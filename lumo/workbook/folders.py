@@ -33,8 +33,18 @@ def is_finished(folder: Path) -> bool:
 
 def read_summary(folder: Path) -> dict:
     """What a finished report's report.json says; empty where the folder isn't finished."""
-    path = folder / FINISHED
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(folder / FINISHED)
+
+
+def read_json(path: Path) -> dict:
+    """One of lumo's own files of a run; empty where it isn't there. Raises WorkbookError for a file that a person or a disk damaged."""
+    try:
+        content = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise WorkbookError(f"{path}: damaged, expected a JSON object; remove the file and run the same command again")
+    return content
 
 
 def runs_of(reports: Path, profile: str) -> list[Path]:

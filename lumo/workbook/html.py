@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 # nbconvert's lab template loads require.js, MathJax, mermaid and the widget manager from the net; offline they are
 # dead, and widgets need a kernel that a page doesn't have
@@ -37,7 +38,8 @@ def text(value: Any) -> str:
 
 
 def link(target: str, label: Any) -> str:
-    return f'<a href="{text(target)}">{text(label)}</a>'
+    """target: a path from the page's own folder; a folder may be called `a#b`"""
+    return f'<a href="{quote(target)}">{text(label)}</a>'
 
 
 def table(head: Iterable[Any], rows: Iterable[Iterable[str]]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from lumo.files import write_atomically
 from lumo.params import dotted
 from lumo.workbook.errors import WorkbookError
+from lumo.workbook.folders import read_json
 
 
 def nested(figures: Mapping[str, Any]) -> dict:
@@ -60,8 +61,7 @@ def merged(base: dict, more: dict, where: str = "") -> dict:
 
 
 def read_part(folder: Path, part: str) -> dict:
-    path = folder / "metrics" / f"{part}.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(folder / "metrics" / f"{part}.json")
 
 
 def write_part(folder: Path, part: str, figures: dict) -> None:
@@ -77,8 +77,7 @@ def write_part(folder: Path, part: str, figures: dict) -> None:
 
 def read_metrics(folder: Path) -> dict:
     """All figures of a run; empty before the first."""
-    path = folder / "metrics.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(folder / "metrics.json")
 
 
 def at(figures: dict, key: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lumo.files import write_atomically
 from lumo.workbook import folders, progress
+from lumo.workbook.errors import WorkbookError
 from lumo.workbook.html import document, link, table, text
 from lumo.workbook.metrics import at, read_metrics
 
@@ -48,8 +49,18 @@ def gates_of(figures: dict) -> list[tuple[str, dict]]:
     return [(notebook, gate) for notebook in sorted(gates) for gate in gates[notebook]]
 
 
+def gate_counts(figures: dict) -> dict[str, int]:
+    """How many gates passed, and of how many; one that had nothing to look at is in neither."""
+    judged = [bool(gate["passed"]) for _, gate in gates_of(figures) if gate["passed"] is not None]
+    return {"passed": sum(judged), "total": len(judged)}
+
+
 def write_index(folder: Path, names: Sequence[str], command: str, stopped: str | None = None) -> Path:
-    """`<folder>/index.html`. command: what made it; stopped: the line of the failure that ended the run, if one did."""
+    """`<folder>/index.html`.
+
+    names: the notebooks of a whole report; others that ran in the folder, such as 09, are listed below them and their gates count
+    command: what made it; stopped: the line of the failure that ended the run, if one did
+    """
     figures = read_metrics(folder)
     body = [
         f"<h1>lumo · {text(folder.name)}</h1>",
@@ -71,9 +82,12 @@ def write_reports_index(reports: Path) -> Path:
     for folder in sorted(
         (page.parent for page in reports.glob("*/index.html")), key=lambda path: path.name, reverse=True
     ):
-        summary = folders.read_summary(folder)
-        gates = summary.get("gates", {})
-        state = f"{gates.get('passed', 0)} of {gates.get('total', 0)} gates passed" if summary else "not finished"
+        try:
+            summary = folders.read_summary(folder)
+            gates = summary.get("gates", {})
+            state = f"{gates.get('passed', 0)} of {gates.get('total', 0)} gates passed" if summary else "not finished"
+        except WorkbookError:  # an old folder's damage doesn't end a new report
+            summary, state = {}, f"its {folders.FINISHED} is damaged"
         seconds = duration(summary["seconds"]) if "seconds" in summary else ""
         cells = [text(summary.get("profile", "")), text(state), text(seconds), text(summary.get("commit", ""))]
         rows.append([link(f"{folder.name}/index.html", folder.name), *cells])
@@ -82,20 +96,18 @@ def write_reports_index(reports: Path) -> Path:
 
 
 def _verdict(folder: Path, figures: dict, names: Sequence[str], stopped: str | None) -> str:
-    gates = gates_of(figures)
-    passed = sum(bool(gate.get("passed")) for _, gate in gates)
+    gates = gate_counts(figures)
+    passed, total = gates["passed"], gates["total"]
     done = sum((folder / f"{name}.ipynb").is_file() for name in names)
     if stopped:
         line, good = f"Stopped: {stopped}", False
     elif done < len(names):
-        line, good = (
-            f"Not finished: {done} of {len(names)} notebooks done; {passed} of {len(gates)} gates passed so far.",
-            False,
-        )
-    elif passed == len(gates):
-        line, good = f"All {len(gates)} gates passed.", True
+        line = f"Not finished: {done} of {len(names)} notebooks done; {passed} of {total} gates passed so far."
+        good = False
+    elif passed < total:
+        line, good = f"{total - passed} of {total} gates failed.", False
     else:
-        line, good = f"{len(gates) - passed} of {len(gates)} gates failed.", False
+        line, good = (f"All {total} gates passed.", True) if total else ("No gates.", False)
     return f'<p class="verdict {"good" if good else "bad"}">{text(line)}</p>'
 
 
@@ -140,8 +152,9 @@ def _headlines(folder: Path, figures: dict) -> str:
 def _notebooks(folder: Path, names: Sequence[str]) -> str:
     seconds = {name: entry["seconds"] for name, entry in progress.read(folder).items()}
     longest = max(seconds.values(), default=0) or 1
+    others = {path.name.partition(".")[0] for path in folder.glob("[0-9]*.ipynb")} - set(names)
     rows = []
-    for name in names:
+    for name in (*names, *sorted(others)):
         links = [
             link(f"{name}{suffix}", label)
             for suffix, label in ((".html", "page"), (".ipynb", "notebook"), (".failed.ipynb", "failed notebook"))
@@ -163,7 +176,9 @@ def _gates(gates: list[tuple[str, dict]]) -> str:
 
 
 def _mark(gate: dict) -> str:
-    return '<b class="good">pass</b>' if gate.get("passed") else '<b class="bad">FAIL</b>'
+    if gate["passed"] is None:
+        return "not applicable"
+    return '<b class="good">pass</b>' if gate["passed"] else '<b class="bad">FAIL</b>'
 
 
 def _failed(figures: dict, stopped: str | None) -> str:
@@ -171,7 +186,7 @@ def _failed(figures: dict, stopped: str | None) -> str:
     lines += [
         f"{notebook}: {gate.get('name')}: got {_short(gate.get('got'))}, expected {_short(gate.get('expected'))}"
         for notebook, gate in gates_of(figures)
-        if not gate.get("passed")
+        if gate["passed"] is not None and not gate["passed"]
     ]
     return "<ul>" + "".join(f"<li>{text(line)}</li>" for line in lines) + "</ul>" if lines else "<p>Nothing.</p>"
 

@@ -12,14 +12,13 @@ from pathlib import Path
 
 from lumo.files import write_atomically
 from lumo.params import Profile
-from lumo.workbook.folders import profile_sha256
+from lumo.workbook.folders import profile_sha256, read_json
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def read(folder: Path) -> dict[str, dict]:
-    path = folder / "progress.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(folder / "progress.json")
 
 
 def forget(folder: Path, notebook: str) -> None:

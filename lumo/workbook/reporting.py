@@ -14,7 +14,7 @@ from lumo.files import write_atomically
 from lumo.params import Profile, load_profile
 from lumo.workbook import folders, metrics, progress
 from lumo.workbook.errors import GatesFailed, WorkbookError
-from lumo.workbook.pages import duration, gates_of, write_index, write_reports_index
+from lumo.workbook.pages import duration, gate_counts, write_index, write_reports_index
 from lumo.workbook.provenance import commit
 from lumo.workbook.runner import FOLDER, NOTEBOOKS, Outcome, run_notebook
 
@@ -74,12 +74,11 @@ def run_one(name: str, profile: str, overrides: dict[str, Any], folder: Path, no
 
 def _index_again(folder: Path, outcome: Outcome, profile: Profile, before: dict, command: str) -> Path:
     """before: the summary of the report, where it was finished; what made it is shown beside what made the one notebook."""
-    names = NOTEBOOKS if outcome.name in NOTEBOOKS else (*NOTEBOOKS, outcome.name)
     commands = f"{before['command']}\n{command}" if "command" in before else command
     if before and not outcome.failure:
-        _finish(folder, folders.read_profile(folder) or profile, names, commands)
+        _finish(folder, folders.read_profile(folder) or profile, NOTEBOOKS, commands)
     else:
-        write_index(folder, names, commands, _stopped(outcome))
+        write_index(folder, NOTEBOOKS, commands, _stopped(outcome))
     if folder.parent == folders.reports_folder():  # elsewhere an index.html may be someone else's
         write_reports_index(folder.parent)
     return folder / "index.html"
@@ -163,10 +162,9 @@ def _seconds_of(folder: Path | None) -> dict[str, float]:
 
 
 def _finish(folder: Path, profile: Profile, names: Sequence[str], command: str) -> dict[str, int]:
-    """Index a whole report and mark it as finished; how many gates it has, and how many passed."""
+    """Index a whole report and mark it as finished; how many gates were judged, and how many passed."""
     figures = metrics.read_metrics(folder)
-    gates = gates_of(figures)
-    count = {"passed": sum(bool(gate.get("passed")) for _, gate in gates), "total": len(gates)}
+    count = gate_counts(figures)
     write_index(folder, names, command)
     summary = {
         "profile": profile.profile,
@@ -186,5 +184,7 @@ def _say_verdict(gates: dict[str, int], page: Path, strict: bool) -> None:
     failed = gates["total"] - gates["passed"]
     note = "" if strict or not failed else "; the exit status is 0 all the same, and 3 with --strict"
     print(f"gates: {gates['passed']} of {gates['total']} passed{note}\nreport: {page}", flush=True)
+    if strict and not gates["total"]:
+        raise GatesFailed(f"no gate had anything to look at; see {page}")
     if strict and failed:
         raise GatesFailed(f"{failed} of {gates['total']} gates failed; {page} says which")

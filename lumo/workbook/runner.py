@@ -130,6 +130,10 @@ def _execute(source: Path, partial: Path, parameters: dict[str, Any], folder: Pa
     except (DeadKernelError, CellTimeoutError) as error:
         line = "the kernel died, perhaps for want of memory" if isinstance(error, DeadKernelError) else str(error)
         return _failure(nbformat.read(partial, as_version=4), line)
+    except FileNotFoundError as error:  # papermill's own words, without the system's number
+        if folder.is_dir():
+            raise
+        raise WorkbookError(f"{folder}: removed while {source.stem} ran; run the same command again") from error
     return None
 
 
