@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import sys
 from dataclasses import replace
+from functools import cache
+from multiprocessing import forkserver
 
 import numpy as np
 import pytest
@@ -38,6 +43,8 @@ with install_import_hook(
 
 from transformers import EncodecConfig, EncodecModel, Qwen3Config, Qwen3ForCausalLM
 
+from lumo.training import log
+
 torch.set_num_threads(1)
 
 QWEN = {
@@ -64,6 +71,36 @@ ENCODEC = {
 
 
 TWOTONE = TwoToneConfig(tones=16, masks=48)
+
+# each of these is long; they begin first, so that no core waits for one of them at the end
+LONG = ("notebooks", "training", "absurd", "cluster", "workbook", "scale", "full", "codecs", "plan", "shards")
+
+
+def pytest_collection_modifyitems(items):
+    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def measured_once():
+    """This machine's ceiling, which each run measures anew: that takes longer than all steps of a toy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "gemm_rate", cache(log.gemm_rate))
+        yield
+
+
+@pytest.fixture(scope="session")
+def fresh():
+    """Where to start processes: they are forked from one that has imported torch and lumo, and done nothing with them.
+
+    Forked from this one they hang, where torch has threads already; spawned, each imports everything anew.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_training"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # Python 3.11 doesn't hand it on
+        forkserver.ensure_running()
+    return context
 
 
 def toy_patches() -> tuple[torch.Tensor, torch.Tensor]:

@@ -416,25 +416,25 @@ def test_weights_with_something_more_are_refused(weights, tmp_path, part):
 
 # the published layouts, random weights: sizes, hops and frame counts
 PUBLISHED = {
-    "encodec 24 kHz": (EncodecConfig(), lambda f: EncodecCodec(f, 6.0, 0.5), 8, 38, 75.0),
+    "encodec 24 kHz": (EncodecConfig(), lambda f: EncodecCodec(f, 6.0, 0.1), 8, 8, 75.0),
     "encodec 32 kHz": (
         EncodecConfig(sampling_rate=32_000, target_bandwidths=[2.2], upsampling_ratios=[8, 5, 4, 4], codebook_size=2048,
                       num_filters=64, use_causal_conv=False, use_conv_shortcut=False),
-        lambda f: EncodecCodec(f, 2.2, 0.5), 4, 25, 50.0,
+        lambda f: EncodecCodec(f, 2.2, 0.1), 4, 5, 50.0,
     ),
     "encodec 48 kHz": (
         EncodecConfig(sampling_rate=48_000, audio_channels=2, normalize=True, target_bandwidths=[3.0, 6.0, 12.0, 24.0],
                       chunk_length_s=1.0, overlap=0.01, norm_type="time_group_norm", use_causal_conv=False),
         lambda f: EncodecCodec(f, 6.0, 1.5, scale=0.1), 4, 150 + 77, 150.0,
     ),
-    "dac 16 kHz": (DacConfig(n_codebooks=12, downsampling_ratios=[2, 4, 5, 8]), lambda f: DacCodec(f, 12, 0.5), 12, 25, 50.0),
+    "dac 16 kHz": (DacConfig(n_codebooks=12, downsampling_ratios=[2, 4, 5, 8]), lambda f: DacCodec(f, 12, 0.1), 12, 5, 50.0),
     "dac 24 kHz": (
         DacConfig(sampling_rate=24_000, n_codebooks=32, downsampling_ratios=[2, 4, 5, 8]),
-        lambda f: DacCodec(f, 8, 0.5), 8, 38, 75.0,
+        lambda f: DacCodec(f, 8, 0.1), 8, 8, 75.0,
     ),
     "dac 44.1 kHz": (
         DacConfig(sampling_rate=44_100, n_codebooks=9, downsampling_ratios=[2, 4, 8, 8]),
-        lambda f: DacCodec(f, 9, 0.5), 9, 44, 44_100 / 512,
+        lambda f: DacCodec(f, 9, 0.1), 9, 9, 44_100 / 512,
     ),
 }  # fmt: skip
 

@@ -176,23 +176,8 @@ def test_a_damaged_backbone_is_one_line(tokenizer, samples, tmp_path, damage):
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def start(work, *arguments) -> list[multiprocessing.Process]:
-    """Two processes of one run."""
-    fresh = multiprocessing.get_context("spawn")  # forked ones hang, where torch has threads already
-    port = t.free_port()
-    processes = [fresh.Process(target=work, args=(rank, port, *arguments)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    return processes
-
-
-def join(rank: int, port: int) -> None:
-    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    parallel.join("cpu")
-
-
 def cut_and_resumed(rank: int, port: int, folder: Path, samples, space) -> None:
-    join(rank, port)
+    t.join(rank, port)
     try:
         t.run(folder, samples, space, FULL, show=t.cut_at(4))
     except t.Killed:
@@ -202,8 +187,10 @@ def cut_and_resumed(rank: int, port: int, folder: Path, samples, space) -> None:
     assert sharded.to_local().numel() * 2 == sharded.numel()
 
 
-def test_two_processes_with_parts_of_each_layer_give_the_single_ones_figures(tokenizer, samples, unbroken, tmp_path):
-    processes = start(cut_and_resumed, tmp_path, samples, tokenizer.space)
+def test_two_processes_with_parts_of_each_layer_give_the_single_ones_figures(
+    fresh, tokenizer, samples, unbroken, tmp_path
+):
+    processes = t.start(fresh, cut_and_resumed, tmp_path, samples, tokenizer.space)
     for process in processes:
         process.join(timeout=240)
     assert [process.exitcode for process in processes] == [0, 0]
@@ -219,7 +206,7 @@ def test_two_processes_with_parts_of_each_layer_give_the_single_ones_figures(tok
 
 
 def orphaned(rank: int, port: int, folder: Path, samples, space) -> None:
-    join(rank, port)
+    t.join(rank, port)
     many = FULL.model_copy(update={"steps": 100_000, "checkpoint_every": 100_000})
     try:
         t.run(folder, samples, space, many, show=lambda progress: (folder / f"trains_{rank}").touch())
@@ -228,7 +215,8 @@ def orphaned(rank: int, port: int, folder: Path, samples, space) -> None:
 
 
 def launch(folder: Path, samples, space) -> None:
-    for process in start(orphaned, folder, samples, space):
+    forked = multiprocessing.get_context("fork")  # the launcher, who has no threads, is then their parent
+    for process in t.start(forked, orphaned, folder, samples, space):
         process.join()
 
 
@@ -240,8 +228,8 @@ def wait_for(files: list[Path]) -> None:
     raise AssertionError(f"not there: {files}")
 
 
-def test_processes_whose_launcher_is_killed_end_with_a_checkpoint(tokenizer, samples, tmp_path):
-    launcher = multiprocessing.get_context("spawn").Process(target=launch, args=(tmp_path, samples, tokenizer.space))
+def test_processes_whose_launcher_is_killed_end_with_a_checkpoint(fresh, tokenizer, samples, tmp_path):
+    launcher = fresh.Process(target=launch, args=(tmp_path, samples, tokenizer.space))
     launcher.start()
     wait_for([tmp_path / f"trains_{rank}" for rank in range(2)])
     os.kill(launcher.pid, signal.SIGKILL)

@@ -13,7 +13,7 @@ from refusals import check_line, refused
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import DacConfig, DacModel, EncodecConfig, Qwen3Config
 
-from lumo import plan
+from lumo import plan, preview
 from lumo.__main__ import main
 from lumo.backbone import load_model, skeleton
 from lumo.codecs import CodecError, load_audio_codec, load_codecs
@@ -212,7 +212,8 @@ def test_the_big_profiles_are_planned_from_small_files(descriptions, name, gib, 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the plan is for a machine without a GPU")
-def test_without_a_rate_time_is_asked_for_and_the_rest_said(descriptions, capsys):
+def test_without_a_rate_time_is_asked_for_and_the_rest_said(descriptions, capsys, monkeypatch):
+    monkeypatch.setattr(preview, "ROWS_LOOKED_AT", 100)
     assert main(arguments("gpu24", descriptions)) == 0
     written = capsys.readouterr()
     assert "give --rate" in written.err and "tokens a second" not in written.out
@@ -312,7 +313,10 @@ def test_data_without_a_task_is_one_line(tmp_path):
 
 
 def test_a_rate_is_measured(monkeypatch):
-    quick = load_profile("smoke", {"world": {"images": 20, "clips": 20, "pairs": 1}})
+    small = {"tokens_per_batch": 320}
+    quick = load_profile(
+        "smoke", {"world": {"images": 20, "clips": 20, "pairs": 1}, "warm_start": small, "stage4": small}
+    )
     said = plan.forecast(quick)
     rates = plan.measured_tokens_per_s(said, quick, steps=2)
     for stage in ("warm_start", "stage4"):

@@ -11,7 +11,6 @@ import resource
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from toys import loss_of, make_samples
 
+from lumo import parallel
 from lumo.model import LumoModel, ModelError
 from lumo.params import Stage4, Training
 from lumo.sequence import SequenceBuilder, TokenSequence
@@ -257,34 +257,24 @@ def test_killed_while_checkpointing_and_resumed_equals_unbroken(
         assert not list(folder.glob("checkpoint_*"))
 
 
-def test_a_process_killed_with_sigkill_and_resumed_equals_unbroken(tokenizer, toy_folder, samples, unbroken, tmp_path):
-    script = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-import conftest, test_training as t
-from pathlib import Path
-codecs = conftest.CodecSet(conftest.TwoToneCodec(Path(sys.argv[2]) / "image_codec"), conftest.EncodecCodec(Path(sys.argv[2]) / "encodec", 0.4, 1.0))
-backbone = Path(sys.argv[2]) / "backbone"
-tokenizer = conftest.UnifiedTokenizer(conftest.make_space(backbone, codecs), conftest.load_text_tokenizer(backbone), codecs)
-def show(progress):
-    if progress.step == int(sys.argv[4]):
-        os.kill(os.getpid(), signal.SIGKILL)
-t.run(Path(sys.argv[3]), t.make_samples(tokenizer, images=6, clips=6), tokenizer.space, t.STAGE4, show=show)
-"""
+def killed_at(step: int, folder: Path, samples, space) -> None:
+    def show(progress):
+        if progress.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run(folder, samples, space, STAGE4, show=show)
+
+
+def test_a_process_killed_with_sigkill_and_resumed_equals_unbroken(fresh, tokenizer, samples, unbroken, tmp_path):
     cut = int(np.random.default_rng().integers(3, 8))
-    arguments = [str(Path(__file__).parent), str(toy_folder), str(tmp_path / "run"), str(cut)]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not (tmp_path / "run" / "final").exists()
-    assert list((tmp_path / "run").glob("checkpoint_*")), f"killed at {cut}"
-    run(tmp_path / "run", samples, tokenizer.space, STAGE4)
-    assert_same(tmp_path / "run", unbroken["stage4"])
+    process = fresh.Process(target=killed_at, args=(cut, tmp_path, samples, tokenizer.space), daemon=True)
+    process.start()
+    process.join(timeout=240)
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "final").exists()
+    assert list(tmp_path.glob("checkpoint_*")), f"killed at {cut}"
+    run(tmp_path, samples, tokenizer.space, STAGE4)
+    assert_same(tmp_path, unbroken["stage4"])
 
 
 def test_a_model_that_was_cut_is_loaded_again_before_it_goes_on(tokenizer, samples, unbroken, tmp_path):
@@ -785,23 +775,26 @@ def test_more_processes_than_sequences_are_refused(tokenizer, samples):
         feed.at(0, 0, 999)
 
 
-def test_two_processes_give_the_single_ones_losses(tokenizer, toy_folder, samples, tmp_path):
+def interrupted_and_resumed(rank: int, port: int, folder: Path, samples, space) -> None:
+    join(rank, port)
+
+    def stop(progress):
+        if progress.step == 4:
+            raise KeyboardInterrupt
+
+    try:
+        run(folder, samples, space, TWICE, show=stop)
+    except KeyboardInterrupt:
+        parallel.wait()
+    run(folder, samples, space, TWICE)
+
+
+def test_two_processes_give_the_single_ones_losses(fresh, tokenizer, samples, tmp_path):
     """Rows and LoRA, killed after a checkpoint and resumed by two processes: within rounding what one process does."""
-    script = tmp_path / "process.py"
-    script.write_text(PROCESS)
-    pickled = tmp_path / "samples.pt"
-    torch.save([(s.id, {k: v.tolist() for k, v in s.ids.items()}, s.row) for s in samples], pickled)
-    environment = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
-                                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}  # fmt: skip
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(toy_folder), str(pickled), str(tmp_path / "run")],
-            env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    processes = start(fresh, interrupted_and_resumed, tmp_path / "run", samples, tokenizer.space)
+    for process in processes:
+        process.join(timeout=240)
+    assert [process.exitcode for process in processes] == [0, 0]
     weights, log = outcome(tmp_path / "run")
     run(tmp_path / "single", samples, tokenizer.space, TWICE)
     expected_weights, expected_log = outcome(tmp_path / "single")
@@ -812,31 +805,21 @@ def test_two_processes_give_the_single_ones_losses(tokenizer, toy_folder, sample
         torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=2e-3)  # Adam divides by small second moments
 
 
+def start(context, work, *arguments) -> list:
+    """Two processes of one run, each told its rank and where to meet. context: of multiprocessing"""
+    port = free_port()
+    processes = [context.Process(target=work, args=(rank, port, *arguments), daemon=True) for rank in range(2)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def join(rank: int, port: int) -> None:
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    parallel.join("cpu")
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-PROCESS = """
-import sys
-from pathlib import Path
-import conftest, numpy as np, torch
-import test_training as t
-from lumo import parallel
-from lumo.shards import Sample
-toys = Path(sys.argv[1])
-parallel.join("cpu")
-codecs = conftest.CodecSet(conftest.TwoToneCodec(toys / "image_codec"), conftest.EncodecCodec(toys / "encodec", 0.4, 1.0))
-text = conftest.load_text_tokenizer(toys / "backbone")
-tokenizer = conftest.UnifiedTokenizer(conftest.make_space(toys / "backbone", codecs), text, codecs)
-samples = [Sample(i, {k: np.array(v) for k, v in ids.items()}, row) for i, ids, row in torch.load(sys.argv[2], weights_only=True)]
-def stop(progress):
-    if progress.step == 4:
-        raise KeyboardInterrupt
-try:
-    t.run(Path(sys.argv[3]), samples, tokenizer.space, t.TWICE, show=stop)
-except KeyboardInterrupt:
-    parallel.wait()
-t.run(Path(sys.argv[3]), samples, tokenizer.space, t.TWICE)
-"""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ import torch
 from refusals import check_line, refused
 from toys import make_samples
 
-from lumo import machine, parallel, watchdog
+from lumo import machine, watchdog
 from lumo.machine import MachineError
 from lumo.params import Training
 
@@ -115,8 +113,7 @@ def test_a_gpu_that_shares_memory_is_asked_through_the_system(tmp_path, monkeypa
 
 def one_of_two(rank: int, port: int, folder: Path, samples, space) -> None:
     """A process whose neighbour, or who itself, runs short of memory after step 3."""
-    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    parallel.join("cpu")
+    t.join(rank, port)
     readings = iter(range(100))
     watchdog.is_low = lambda floor: next(readings) == 3 and rank == 1
     try:
@@ -125,15 +122,9 @@ def one_of_two(rank: int, port: int, folder: Path, samples, space) -> None:
         (folder / f"said_{rank}").write_text(str(error))
 
 
-def test_all_processes_end_when_one_sees_it(tokenizer, samples, tmp_path):
-    folder, port = tmp_path / "run", t.free_port()
-    fresh = multiprocessing.get_context("spawn")  # forked ones hang, where torch has threads already
-    processes = [
-        fresh.Process(target=one_of_two, args=(rank, port, folder, samples, tokenizer.space), daemon=True)
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
+def test_all_processes_end_when_one_sees_it(fresh, tokenizer, samples, tmp_path):
+    folder = tmp_path / "run"
+    processes = t.start(fresh, one_of_two, folder, samples, tokenizer.space)
     for process in processes:
         process.join(timeout=120)
     assert [process.exitcode for process in processes] == [0, 0]
