@@ -277,12 +277,25 @@ def test_a_process_killed_with_sigkill_and_resumed_equals_unbroken(fresh, tokeni
     assert_same(tmp_path, unbroken["stage4"])
 
 
-def test_a_model_that_was_cut_is_loaded_again_before_it_goes_on(tokenizer, samples, unbroken, tmp_path):
-    """As when a notebook's cell is interrupted and run again: from half-trained weights it would begin another run, and remove this one's checkpoints."""
+@pytest.mark.parametrize("cut", [4, 5])
+def test_the_model_that_was_cut_goes_on_from_its_last_checkpoint(tokenizer, samples, unbroken, tmp_path, cut):
+    """As when a notebook's cell is interrupted and run again, and once more when it is finished."""
     model, feed = make_model(tokenizer.space, WARM), make_feed(samples, tokenizer.space, WARM)
     with pytest.raises(Killed):
-        train(model, feed, WARM, tmp_path, 0, cut_at(5))
-    with pytest.raises(ModelError, match=r"load it again .* goes on from its last checkpoint"):
+        train(model, feed, WARM, tmp_path, 0, cut_at(cut))
+    model.new_rows.grad = torch.ones_like(model.new_rows)  # cut between a step's gradients and its update
+    results = [train(model, feed, WARM, tmp_path, 0) for _ in range(2)]
+    assert results[0]["tasks"] == results[1]["tasks"]
+    assert_same(tmp_path, unbroken["warm"])
+    assert torch.equal(model.new_rows, load_file(tmp_path / "final" / "trainable_rows.safetensors")["new_rows"])
+
+
+def test_a_model_that_was_cut_before_a_checkpoint_is_loaded_again(tokenizer, samples, unbroken, tmp_path):
+    """Its first weights are gone, and from half-trained ones it would be another run."""
+    model, feed = make_model(tokenizer.space, WARM), make_feed(samples, tokenizer.space, WARM)
+    with pytest.raises(Killed):
+        train(model, feed, WARM, tmp_path, 0, cut_at(1))
+    with pytest.raises(ModelError, match="isn't as it began; load it again"):
         train(model, feed, WARM, tmp_path, 0)
     run(tmp_path, samples, tokenizer.space, WARM)
     assert_same(tmp_path, unbroken["warm"])

@@ -607,7 +607,7 @@ def test_a_warning_and_an_interrupt_are_one_line_in_a_notebook(tmp_path, own_rep
     with pytest.raises(papermill.PapermillExecutionError) as caught:
         papermill.execute_notebook(source, out, progress_bar=False, kernel_name="python3")
     assert caught.value.traceback == [
-        "interrupted; Restart Kernel and Run All goes on from the last whole shard or checkpoint"
+        "interrupted; run the cell again, or Restart Kernel and Run All: it goes on from the last whole shard or checkpoint"
     ]
     said = [
         output.text for cell in nbformat.read(out, 4).cells for output in cell.get("outputs", []) if "text" in output

@@ -20,14 +20,19 @@ from lumo.space import TokenSpace
 from lumo.training.feed import Feed
 
 
-def identity(params: Training, seed: int, feed: Feed, model: LumoModel) -> dict[str, Any]:
-    """What a checkpoint must share with the run that goes on from it."""
-    start = hashlib.sha256()
+def weights_sha256(model: LumoModel) -> str:
+    """Of all that trains."""
+    digest = hashlib.sha256()
     for parameter in model.trained_parameters():
-        start.update(raw_bytes(parameter))
+        digest.update(raw_bytes(parameter))
+    return digest.hexdigest()
+
+
+def identity(params: Training, seed: int, feed: Feed, start_sha256: str) -> dict[str, Any]:
+    """What a checkpoint must share with the run that goes on from it. start_sha256: of the weights that the run began with"""
     described = params.model_dump(mode="json", exclude={"checkpoint_every", "log_every", "memory_floor_mib"})
     # draws: which way the feed chooses its samples, a number that goes up when the same seed gives others
-    return described | {"draws": 2, "seed": seed, "data_sha256": feed.sha256, "start_sha256": start.hexdigest()}
+    return described | {"draws": 2, "seed": seed, "data_sha256": feed.sha256, "start_sha256": start_sha256}
 
 
 def checkpoint(

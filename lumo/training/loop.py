@@ -19,7 +19,7 @@ from lumo.files import locked
 from lumo.machine import MachineError
 from lumo.model import LumoModel, ModelError
 from lumo.params import Stage4, Training
-from lumo.training.checkpoints import checkpoint, identity, last_checkpoint, remove_checkpoints, resume
+from lumo.training.checkpoints import checkpoint, identity, last_checkpoint, remove_checkpoints, resume, weights_sha256
 from lumo.training.feed import Feed
 from lumo.training.log import Meter, Progress, summary, trim_log
 from lumo.training.losses import sums_of, task_weights
@@ -46,21 +46,17 @@ def train(
     """Train rows, and what `prepare` has given the model, for `params.steps` steps; a run that was cut goes on from its last checkpoint.
 
     A checkpoint belongs to a run by its parameters, seed, data and starting weights. Of another run it is removed; what another run finished
-    becomes `replaced/`, with its log, until the next one does. A run that is finished is loaded, not run again.
+    becomes `replaced/`, with its log, until the next one does. A run that is finished is loaded, not run again. The model
+    may be the very one that was cut.
 
     Writes `folder/log.jsonl` (one line a step), `folder/checkpoint_<step>/` and, at the end, `folder/final/`.
     show: called every `params.log_every` steps
     Returns first and last loss, tokens and target tokens of each task.
-    Raises ModelError for a model that was trained in this folder since it was loaded, for a loss that is not finite, for a log or a checkpoint
+    Raises ModelError for a model that was cut in this folder before its first checkpoint, for a loss that is not finite, for a log or a checkpoint
     that is damaged or can't be written, and while another run trains in this folder; SpaceError for checkpoints of another token space;
     MachineError when memory runs short or, of several processes, when the one that started them is gone: then a checkpoint is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if model.trained_in == folder:  # not a run's first weights any more: its checkpoints would seem to be another run's
-        raise ModelError(
-            f"{folder}: this very model was trained there before; load it again (in a notebook: Restart Kernel and Run All), "
-            "and what was cut goes on from its last checkpoint"
-        )
     if parallel.rank() > 0:  # the first one writes, and holds the folder
         return _Run(model, feed, params, folder, seed).finish(show)
     taken = ModelError(f"{folder}: another run is training there; wait for it, or stop it first")
@@ -77,15 +73,26 @@ class _Run:
     def __init__(self, model: LumoModel, feed: Feed, params: Training, folder: Path, seed: int):
         self.model, self.feed, self.params, self.folder = model, feed, params, folder
         self.is_first, self.launcher = parallel.rank() == 0, os.getppid()
-        self.identity = identity(params, seed, feed, model)
-        model.trained_in = folder
+        start = self._start_sha256()
+        self.identity = identity(params, seed, feed, start)
         last = self._last_checkpoint()
+        if not last and weights_sha256(model) != start:
+            raise ModelError(
+                f"{folder}: no checkpoint of this run, and its model isn't as it began; load it again (in a notebook: Restart Kernel and Run All)"
+            )
+        model.zero_grad(set_to_none=True)  # a step may have been cut between its gradients and its update
         # what is finished is loaded as it was read: it may be shown where it couldn't be trained
         if model.backbone_parameters() and not (last and last.name == "final"):
             full.share_out(model.base)
         self.optimiser = _optimiser(model, params)
         self.done = resume(model, self.optimiser, last) if last else 0
         parallel.wait()  # nobody writes before all have read
+
+    def _start_sha256(self) -> str:
+        """Of the weights that the run began with: of a notebook's cell that is run again, the model has those of the cut, or of the end."""
+        if self.model.trained is None or self.model.trained[0] != self.folder:
+            self.model.trained = self.folder, weights_sha256(self.model)
+        return self.model.trained[1]
 
     def _last_checkpoint(self) -> Path | None:
         if not self.is_first:

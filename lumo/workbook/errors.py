@@ -19,7 +19,9 @@ PLACES = (
     errno.ELOOP,
 )
 MAKE_ROOM = "free some space, then run the same command again; it goes on where it stopped"
-GO_ON = "interrupted; Restart Kernel and Run All goes on from the last whole shard or checkpoint"
+GO_ON = (
+    "interrupted; run the cell again, or Restart Kernel and Run All: it goes on from the last whole shard or checkpoint"
+)
 
 
 class WorkbookError(ValueError):
