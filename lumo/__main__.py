@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -26,8 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     # imported here so that --help stays quick
     from lumo.workbook.errors import GatesFailed, is_expected, one_line
 
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 has no ellipsis
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 has no ellipsis
     said: set[str] = set()
     warnings.showwarning = lambda message, *_, **__: _say_once(f"warning: {message}", said)
     try:

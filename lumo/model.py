@@ -72,9 +72,7 @@ class LumoModel(nn.Module):
         self.new_rows = nn.Parameter(_fresh_rows(rows, space.new_rows, generator))
         head = base.get_output_embeddings().weight
         self.new_head_rows = None if self.tied else nn.Parameter(_fresh_rows(head, space.new_rows, generator))
-        self.trained: tuple[Path, str] | None = (
-            None  # the folder of the run that changed these weights, and their hash before
-        )
+        self.begun: dict[Path, str] = {}  # folders of the runs that trained these weights, and their hash before each
 
     # --- forward ------------------------------------------------------------------------------------------------------
 

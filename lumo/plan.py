@@ -209,7 +209,6 @@ def _look(feed: Feed, params: Training, processes: int) -> dict[str, float]:
     largest = max(parts, key=lambda batch: batch.input_ids.numel())
     return {
         "tokens": times * statistics.fmean(batch.tokens for batch in batches),
-        "real_share": statistics.fmean(batch.real_share for batch in batches),
         "rows": largest.input_ids.shape[0],
         "row": largest.input_ids.shape[1],
         "supervised": times * max(int((batch.labels >= 0).sum()) for batch in parts),

@@ -77,18 +77,21 @@ def load(model: LumoModel, folder: Path) -> None:
             model.base = load_adapter(model.base, folder / ADAPTER)
         if BACKBONE in parts:
             full.load(model.base, folder / BACKBONE)
+    except (torch.OutOfMemoryError, MemoryError, PermissionError):
+        raise  # of which the folder is innocent
     except Exception as error:  # peft and transformers fail in whatever way a damaged file makes them
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{folder}: checkpoint can't be read ({reason}); remove it and make it again, a run goes on from the one before"
+            f"{folder}: checkpoint can't be read ({reason}); move it away: a run goes on from the checkpoint before, or makes it again"
         ) from error
+    model.begun.clear()  # these weights are of no run that goes on
 
 
 def _parts(folder: Path) -> list[str]:
     """The folders of a checkpoint. Raises ValueError where one is gone: a model without its adapter would go on as if it had none."""
     card = json.loads((folder / "trainable_rows.json").read_text())
     there = [name for name in (ADAPTER, BACKBONE) if (folder / name).is_dir()]
-    if card.get("parts", there) != there:  # lumo 0.2 didn't say
+    if card.get("parts", there) != there:  # lumo didn't say so before 0.4
         raise ValueError(f"folders {there}, expected {card['parts']}")
     return there
 

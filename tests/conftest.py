@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from functools import cache
 from multiprocessing import forkserver
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +78,7 @@ LONG = ("notebooks", "training", "absurd", "cluster", "workbook", "scale", "full
 
 
 def pytest_collection_modifyitems(items):
+    assert all((Path(__file__).parent / f"test_{name}.py").is_file() for name in LONG)
     places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 

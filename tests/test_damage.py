@@ -20,6 +20,7 @@ from lumo import storage
 from lumo.model import LumoModel, ModelError
 from lumo.space import SpaceError
 from lumo.training import summary
+from lumo.training.log import read_log, trim_log
 
 Damage = Callable[[Path], object]
 
@@ -118,10 +119,10 @@ OF_RUN = {
     "optimiser is empty": saved({}),
     "optimiser is a list": saved([1]),
     "optimiser is code": saved(Code()),
-    "a parameter's moments gone": optimiser(lambda all: all["state"].pop("new_rows")),
-    "a moment of another shape": optimiser(lambda all: all["state"]["new_rows"].update(exp_avg=torch.zeros(3))),
-    "a moment is a number": optimiser(lambda all: all["state"]["new_rows"].update(exp_avg_sq=0.0)),
-    "groups gone": optimiser(lambda all: all.pop("param_groups")),
+    "a parameter's moments gone": optimiser(lambda kept: kept["state"].pop("new_rows")),
+    "a moment of another shape": optimiser(lambda kept: kept["state"]["new_rows"].update(exp_avg=torch.zeros(3))),
+    "a moment is a number": optimiser(lambda kept: kept["state"]["new_rows"].update(exp_avg_sq=0.0)),
+    "groups gone": optimiser(lambda kept: kept.pop("param_groups")),
 }
 
 
@@ -145,7 +146,7 @@ def test_a_model_is_not_loaded_from_a_damaged_checkpoint(tokenizer, last, damage
 
 
 def test_a_checkpoint_whose_card_names_no_parts_is_loaded(tokenizer, last):
-    """As lumo 0.2 wrote them."""
+    """As lumo wrote them before 0.4."""
     card = json.loads((last / CARD).read_text())
     assert card.pop("parts") == ["adapter"]
     written(CARD, card)(last)
@@ -166,14 +167,23 @@ def test_what_is_no_checkpoint_is_left_alone(tokenizer, samples, last):
     assert steps == [] and (folder / "checkpoint_mine").is_dir()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]\n", '{"step": 0}\n', "\0\0\n", "\xff\n"])
+NUMBERS = '"tokens": 1, "seconds": 1.0, "real_share": 1.0'
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]\n", '{"step": 0}\n', "\0\0\n", "\xff\n", f'{{"step": 2, "losses": 5, "target_tokens": {{}}, {NUMBERS}}}',
+     f'{{"step": 2, "losses": {{"a2t": "x"}}, "target_tokens": {{}}, {NUMBERS}}}'],
+)  # fmt: skip
 def test_a_damaged_log_is_refused_before_the_steps_that_are_left(tokenizer, samples, last, content):
     log = last.parent / "log.jsonl"
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join([*lines[:2], content.rstrip("\n") + "\n", *lines[3:]]), encoding="latin-1")
+    damaged = log.read_bytes()
     with pytest.raises(ModelError) as caught:
         t.run(last.parent, samples, tokenizer.space, t.STAGE4, show=t.cut_at(5))
-    check_line(str(caught.value), str(log), "can't be read", "mend it, or remove")
+    check_line(str(caught.value), str(log), "can't be read", "mend it or put it back")
+    assert log.read_bytes() == damaged
 
 
 def test_a_log_that_is_gone_is_said_and_costs_no_training(tokenizer, samples, last):
@@ -181,7 +191,32 @@ def test_a_log_that_is_gone_is_said_and_costs_no_training(tokenizer, samples, la
     with pytest.warns(UserWarning, match=r"log\.jsonl lacks 4 of 4 steps; losses and curves are without them"):
         _, result = t.run(last.parent, samples, tokenizer.space, t.STAGE4)
     assert result["tokens"] > 0 and (last.parent / "final").is_dir()
+    assert [line["step"] for line in read_log(last.parent / "log.jsonl")] == [4, 5, 6]
     (last.parent / "log.jsonl").unlink()
     with pytest.raises(ModelError) as caught:
         summary(last.parent / "log.jsonl", 1)
     check_line(str(caught.value), "log.jsonl: can't be read")
+
+
+def test_a_log_keeps_the_steps_before_however_many_lines_are_gone(tmp_path):
+    lines = [
+        {"step": n, "losses": {}, "target_tokens": {}, "tokens": 1, "seconds": 1.0, "real_share": 1.0}
+        for n in range(4, 10)
+    ]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 10, "lo')
+    with pytest.warns(UserWarning, match="lacks 4 of 8 steps"):
+        trim_log(log, 8)
+    assert [line["step"] for line in read_log(log)] == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), PermissionError(13, "Permission denied")]
+)
+def test_a_checkpoint_is_not_called_damaged_for_what_it_cannot_help(tokenizer, last, monkeypatch, error):
+    def failing(*_, **__):
+        raise error
+
+    monkeypatch.setattr("lumo.storage.load_file", failing)
+    with pytest.raises(type(error)):
+        storage.load(LumoModel(make_base(), tokenizer.space), last)

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from toys import loss_of, make_samples
 
-from lumo import parallel
+from lumo import parallel, storage
 from lumo.model import LumoModel, ModelError
 from lumo.params import Stage4, Training
 from lumo.sequence import SequenceBuilder, TokenSequence
@@ -290,15 +290,39 @@ def test_the_model_that_was_cut_goes_on_from_its_last_checkpoint(tokenizer, samp
     assert torch.equal(model.new_rows, load_file(tmp_path / "final" / "trainable_rows.safetensors")["new_rows"])
 
 
-def test_a_model_that_was_cut_before_a_checkpoint_is_loaded_again(tokenizer, samples, unbroken, tmp_path):
-    """Its first weights are gone, and from half-trained ones it would be another run."""
+@pytest.mark.parametrize(("cut", "changed"), [(1, {}), (5, {"rows_learning_rate": 1e-3})], ids=["early", "changed"])
+def test_a_model_that_was_cut_without_a_checkpoint_of_its_own_is_loaded_again(
+    tokenizer, samples, tmp_path, cut, changed
+):
+    """Its first weights are gone, and from half-trained ones it would be another run; what is there stays."""
     model, feed = make_model(tokenizer.space, WARM), make_feed(samples, tokenizer.space, WARM)
     with pytest.raises(Killed):
+        train(model, feed, WARM, tmp_path, 0, cut_at(cut))
+    there = sorted(tmp_path.iterdir())
+    with pytest.raises(ModelError, match="has been trained there already; load it again"):
+        train(model, feed, WARM.model_copy(update=changed), tmp_path, 0)
+    assert sorted(tmp_path.iterdir()) == there
+
+
+def test_a_model_is_known_by_its_folder_however_that_is_written(tokenizer, samples, unbroken, tmp_path, monkeypatch):
+    model, feed = make_model(tokenizer.space, WARM), make_feed(samples, tokenizer.space, WARM)
+    with pytest.raises(Killed):
+        train(model, feed, WARM, tmp_path / "run", 0, cut_at(5))
+    monkeypatch.chdir(tmp_path)
+    train(model, feed, WARM, Path("run"), 0)
+    assert_same(tmp_path / "run", unbroken["warm"])
+
+
+def test_a_model_that_was_loaded_anew_is_another_run(tokenizer, samples, unbroken, tmp_path):
+    model, feed = make_model(tokenizer.space, WARM), make_feed(samples, tokenizer.space, WARM)
+    with pytest.raises(Killed):
+        train(model, feed, WARM, tmp_path, 0, cut_at(5))
+    storage.load(model, unbroken["warm"] / "final")
+    loaded = model.new_rows.detach().clone()
+    with pytest.raises(Killed):
         train(model, feed, WARM, tmp_path, 0, cut_at(1))
-    with pytest.raises(ModelError, match="isn't as it began; load it again"):
-        train(model, feed, WARM, tmp_path, 0)
-    run(tmp_path, samples, tokenizer.space, WARM)
-    assert_same(tmp_path, unbroken["warm"])
+    assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])["step"] == 0
+    assert not torch.equal(model.new_rows, loaded)
 
 
 def test_a_log_with_half_a_line_is_mended(tokenizer, samples, unbroken, tmp_path):

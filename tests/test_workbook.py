@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import io
 import json
 import math
 import os
@@ -15,12 +16,14 @@ import textwrap
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import papermill
 import pytest
+import torch
 import yaml
 from refusals import check_line, refused
 
@@ -28,7 +31,7 @@ from lumo import __main__ as shell
 from lumo import files, workbook
 from lumo.params import PARAMS, ROOT, ParamsError, load_profile
 from lumo.workbook import WorkbookError, begin, folders, metrics, progress, run_notebook
-from lumo.workbook.errors import one_line
+from lumo.workbook.errors import is_expected, one_line
 from lumo.workbook.pages import write_index, write_reports_index
 from lumo.workbook.runner import find_notebook
 
@@ -336,12 +339,17 @@ def test_a_damaged_file_of_a_run_is_one_line(name, content, tmp_path):
 
 
 def test_a_damaged_report_doesnt_end_another(own_reports):
-    for name, content in (("2026-01-01-a", "{"), ("b#1", '{"gates": {"passed": 2, "total": 2}}')):
+    for name, content in (
+        ("2026-01-01-a", "{"),
+        ("c", '{"gates": [1]}'),
+        ("d", '{"seconds": "x"}'),
+        ("b#1", '{"gates": {"passed": 2, "total": 2}}'),
+    ):
         (own_reports / name).mkdir(parents=True)
         (own_reports / name / "report.json").write_text(content)
         (own_reports / name / "index.html").touch()
     page = write_reports_index(own_reports).read_text()
-    assert "its report.json is damaged" in page and "2 of 2 gates passed" in page
+    assert page.count("its report.json is damaged") == 3 and "2 of 2 gates passed" in page
     assert 'href="b%231/index.html"' in page
 
 
@@ -353,6 +361,29 @@ def test_an_alias_bomb_is_one_short_line(tmp_path):
     with pytest.raises(ParamsError, match=r"bomb\.yaml: profile is") as caught:
         load_profile(str(tmp_path / "bomb.yaml"))
     assert max(map(len, str(caught.value).splitlines())) < 400
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried\n to allocate"),
+            "the GPU's memory is full .* lower tokens_per_batch",
+        ),
+        (FileNotFoundError(2, "No such file or directory", "typo.csv"), None),
+    ],
+    ids=["gpu", "a file of one's own"],
+)
+def test_what_one_line_says_all_of_and_what_deserves_its_traceback(error, line):
+    assert is_expected(error) == (line is not None)
+    if line:
+        assert re.fullmatch(f"{line}.*", one_line(error))
+
+
+def test_the_command_runs_where_output_is_no_terminals(capsys):
+    with redirect_stdout(io.StringIO()) as out:
+        assert shell.main(["notebooks"]) == 0
+    assert "04_stage4" in out.getvalue()
 
 
 @pytest.mark.parametrize(("reader", "encoding"), [("gone", "utf-8"), ("there", "ascii")])

@@ -6,6 +6,7 @@ The same functions run tiny shapes on a CPU in the tests.
 from __future__ import annotations
 
 import gc
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,8 +61,11 @@ def _if_it_fits(row: Comparison, work: Callable[[], Comparison]) -> Comparison:
     gc.collect()  # the model of the row before lies in cycles
     try:
         return work()
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
+        # torch's allocator says it with a class of its own; cuBLAS and graphs with words
+        if not isinstance(error, torch.OutOfMemoryError) and not re.search("out of memory|ALLOC_FAILED", reason):
+            raise
         return replace(row, what=f"{row.what}: out of memory", figures={"how": f"not measured: {reason}"})
 
 

@@ -29,8 +29,7 @@ def _run(options: argparse.Namespace) -> None:
     name, profile, overrides = find_notebook(options.notebook), profile_of(options), overrides_of(options)
     resolved = load_profile(profile, overrides)
     if options.run_dir:
-        folder = options.run_dir.expanduser().resolve()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = folders.make_folder(options.run_dir.expanduser().resolve())
     else:
         folder = folders.current_folder(folders.reports_folder(), resolved.profile)
     run_one(name, profile, overrides, folder)

@@ -110,10 +110,19 @@ def _line(where: str, fault: dict) -> str:
     if fault["type"] == "missing":
         return f"{where}: key '{key}' is missing; see params/mini.yaml for one that works"
     message, given = fault["msg"].removeprefix("Value error, "), fault["input"]
-    # aliases make a few lines of YAML a list of billions, which repr would write out
-    shown = reprlib.repr(given) if isinstance(given, list | dict) else repr(given)
-    shown = shown if len(shown) <= 200 else f"{shown[:200]}…"
-    return f"{where}: {key} is {shown}; {message[0].lower()}{message[1:]}"
+    return f"{where}: {key} is {_shown(given)}; {message[0].lower()}{message[1:]}"
+
+
+def _shown(given: Any) -> str:
+    if isinstance(
+        given, list | dict
+    ):  # aliases make a few lines of YAML a list of billions, which repr would write out
+        whole = reprlib.repr(given)
+    elif isinstance(given, int) and given.bit_length() > 4096:  # beyond 4,300 digits Python refuses
+        whole = hex(given)
+    else:
+        whole = repr(given)
+    return whole if len(whole) <= 200 else f"{whole[:200]}…"
 
 
 def _keys_in(section: tuple[int | str, ...]) -> list[str]:

@@ -68,7 +68,7 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def _set_aside(checkpoint: Path, differing: Sequence[str]) -> None:
-    """Make room for another run: what was finished is kept, what was under way isn't."""
+    """What was finished is kept, what was under way isn't."""
     if checkpoint.name != "final":
         shutil.rmtree(checkpoint)
         return
@@ -84,18 +84,24 @@ def _set_aside(checkpoint: Path, differing: Sequence[str]) -> None:
     )
 
 
-def last_checkpoint(folder: Path, space: TokenSpace, run: dict[str, Any]) -> Path | None:
-    """The last one of this very run; those of others make room."""
+def last_checkpoint(folder: Path, space: TokenSpace, run: dict[str, Any]) -> tuple[Path | None, list[Path]]:
+    """The last one of this very run, and those of others, with other parameters or data, that stand before it."""
+    others = []
     for checkpoint in [folder / "final", *reversed(_under_way(folder))]:
         if not checkpoint.is_dir():
             continue
         space.check_same(TokenSpace.load(checkpoint), str(checkpoint))
-        state = _state(checkpoint)
-        if state["run"] == run:
-            return checkpoint
-        # with other parameters or data: this one starts anew
-        _set_aside(checkpoint, [key for key in run if state["run"].get(key) != run[key]])
-    return None
+        if _state(checkpoint)["run"] == run:
+            return checkpoint, others
+        others.append(checkpoint)
+    return None, others
+
+
+def make_room(others: Sequence[Path], run: dict[str, Any]) -> None:
+    """For a run, where checkpoints of others are."""
+    for checkpoint in others:
+        theirs = _state(checkpoint)["run"]
+        _set_aside(checkpoint, [key for key in run if theirs.get(key) != run[key]])
 
 
 def resume(model: LumoModel, optimiser: torch.optim.Optimizer, checkpoint: Path) -> int:
@@ -104,6 +110,8 @@ def resume(model: LumoModel, optimiser: torch.optim.Optimizer, checkpoint: Path)
     if checkpoint.name != "final":
         try:
             full.load_optimiser(model, optimiser, torch.load(checkpoint / "optimiser.pt", weights_only=True))
+        except (torch.OutOfMemoryError, MemoryError, PermissionError):
+            raise
         except Exception as error:  # torch fails in whatever way a damaged file makes it
             raise _damaged(checkpoint / "optimiser.pt", error) from error
     return _state(checkpoint)["step"]
@@ -124,5 +132,5 @@ def _state(checkpoint: Path) -> dict[str, Any]:
 def _damaged(path: Path, error: Exception) -> ModelError:
     reason = " ".join(str(error).split())[:200]
     return ModelError(
-        f"{path}: can't be read ({reason}); remove {path.parent.name} to go on from the one before, or anew"
+        f"{path}: can't be read ({reason}); move {path.parent.name} away to go on from the one before, or anew"
     )

@@ -19,7 +19,8 @@ from lumo.params import Training
 from lumo.training.feed import Feed
 from lumo.training.losses import Sums
 
-LINE = {"step", "losses", "target_tokens", "tokens", "seconds", "real_share"}  # what is read of a line
+NUMBER = int | float
+LINE = {"step": int, "losses": dict, "target_tokens": dict, "tokens": int, "seconds": NUMBER, "real_share": NUMBER}
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,29 @@ class Meter:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a run. Raises ModelError for a log that isn't there, or isn't what a run writes."""
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        if not lines:
-            raise ValueError("it is empty")
-        for number, line in enumerate(lines, 1):
-            if lacking := sorted(LINE - line.keys()):
-                raise ValueError(f"line {number} has no {lacking[0]}")
-    except (OSError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{path}: can't be read ({reason}); mend it, or remove {path.parent} to train anew") from error
+        return _lines(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    reason = " ".join(str(error).split())[:200]
+    return ModelError(
+        f"{path}: can't be read ({reason}); mend it or put it back, or move {path.parent} away to train anew"
+    )
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    """Raises ValueError for what a run doesn't write."""
+    lines = [json.loads(line) for line in text.splitlines()]
+    if not lines:
+        raise ValueError("it is empty")
+    for number, line in enumerate(lines, 1):
+        said = line if isinstance(line, dict) else {}
+        wrong = [name for name, kind in LINE.items() if not isinstance(said.get(name), kind)]
+        sums = [*said["losses"].values(), *said["target_tokens"].values()] if not wrong else []
+        if wrong or not all(isinstance(value, NUMBER) for value in sums):
+            raise ValueError(f"line {number} has no {(wrong or ['numbers in losses and target_tokens'])[0]}")
     return lines
 
 
@@ -131,10 +146,13 @@ def trim_log(path: Path, steps: int) -> None:
 
     Raises ModelError for a log that can't be read: now, not after the last step.
     """
-    lines = path.read_text(errors="replace").splitlines(keepends=True)[:steps] if path.exists() else []
-    write_atomically(path, "".join(lines))
-    if lines:
-        read_log(path)
+    text = path.read_text(errors="replace") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    try:
+        lines = [line for line in _lines(whole) if line["step"] < steps] if whole else []
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
     if len(lines) < steps:
         warnings.warn(
             f"{path} lacks {steps - len(lines)} of {steps} steps; losses and curves are without them", stacklevel=2

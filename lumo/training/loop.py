@@ -19,7 +19,15 @@ from lumo.files import locked
 from lumo.machine import MachineError
 from lumo.model import LumoModel, ModelError
 from lumo.params import Stage4, Training
-from lumo.training.checkpoints import checkpoint, identity, last_checkpoint, remove_checkpoints, resume, weights_sha256
+from lumo.training.checkpoints import (
+    checkpoint,
+    identity,
+    last_checkpoint,
+    make_room,
+    remove_checkpoints,
+    resume,
+    weights_sha256,
+)
 from lumo.training.feed import Feed
 from lumo.training.log import Meter, Progress, summary, trim_log
 from lumo.training.losses import sums_of, task_weights
@@ -52,11 +60,12 @@ def train(
     Writes `folder/log.jsonl` (one line a step), `folder/checkpoint_<step>/` and, at the end, `folder/final/`.
     show: called every `params.log_every` steps
     Returns first and last loss, tokens and target tokens of each task.
-    Raises ModelError for a model that was cut in this folder before its first checkpoint, for a loss that is not finite, for a log or a checkpoint
+    Raises ModelError for a model that was trained in this folder, where no checkpoint of this run is, for a loss that is not finite, for a log or a checkpoint
     that is damaged or can't be written, and while another run trains in this folder; SpaceError for checkpoints of another token space;
     MachineError when memory runs short or, of several processes, when the one that started them is gone: then a checkpoint is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    folder = folder.resolve()
     if parallel.rank() > 0:  # the first one writes, and holds the folder
         return _Run(model, feed, params, folder, seed).finish(show)
     taken = ModelError(f"{folder}: another run is training there; wait for it, or stop it first")
@@ -73,32 +82,32 @@ class _Run:
     def __init__(self, model: LumoModel, feed: Feed, params: Training, folder: Path, seed: int):
         self.model, self.feed, self.params, self.folder = model, feed, params, folder
         self.is_first, self.launcher = parallel.rank() == 0, os.getppid()
-        start = self._start_sha256()
+        # a notebook's cell may be run again: the model is the one that was cut then, or that came out
+        again = folder in model.begun
+        start = model.begun[folder] if again else weights_sha256(model)
         self.identity = identity(params, seed, feed, start)
-        last = self._last_checkpoint()
-        if not last and weights_sha256(model) != start:
-            raise ModelError(
-                f"{folder}: no checkpoint of this run, and its model isn't as it began; load it again (in a notebook: Restart Kernel and Run All)"
-            )
+        last = self._last_checkpoint(again)
+        model.begun[folder] = start
         model.zero_grad(set_to_none=True)  # a step may have been cut between its gradients and its update
         # what is finished is loaded as it was read: it may be shown where it couldn't be trained
         if model.backbone_parameters() and not (last and last.name == "final"):
             full.share_out(model.base)
         self.optimiser = _optimiser(model, params)
         self.done = resume(model, self.optimiser, last) if last else 0
+        model.begun[folder] = start  # which loading weights forgets
         parallel.wait()  # nobody writes before all have read
 
-    def _start_sha256(self) -> str:
-        """Of the weights that the run began with: of a notebook's cell that is run again, the model has those of the cut, or of the end."""
-        if self.model.trained is None or self.model.trained[0] != self.folder:
-            self.model.trained = self.folder, weights_sha256(self.model)
-        return self.model.trained[1]
-
-    def _last_checkpoint(self) -> Path | None:
+    def _last_checkpoint(self, again: bool) -> Path | None:
         if not self.is_first:
-            parallel.wait()  # the first one removes what is of another run; then the others look
-        last = last_checkpoint(self.folder, self.model.space, self.identity)
+            parallel.wait()  # the first one makes room; then the others look
+        last, others = last_checkpoint(self.folder, self.model.space, self.identity)
+        if again and not last and weights_sha256(self.model) != self.identity["start_sha256"]:
+            raise ModelError(
+                f"{self.folder}: holds no checkpoint with these parameters, and the model has been trained there already; "
+                "load it again (in a notebook: Restart Kernel and Run All)"
+            )
         if self.is_first:
+            make_room(others, self.identity)
             parallel.wait()
         return last
 

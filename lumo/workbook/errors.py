@@ -6,9 +6,8 @@ import errno
 import warnings
 from typing import Any
 
-# what a path may be that a person gave: gone or below /proc, a file where a folder is wanted, too long, not theirs to write
+# what a path may be that a person gave: a file where a folder is wanted, too long, not theirs to write
 PLACES = (
-    errno.ENOENT,
     errno.ENOTDIR,
     errno.EEXIST,
     errno.EISDIR,
@@ -18,8 +17,9 @@ PLACES = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
-MAKE_ROOM = "free some space, then run the same command again; it goes on where it stopped"
-GO_ON = (
+GO_ON = "run the same command again, and it goes on where it stopped"
+MAKE_ROOM = f"free some space, then {GO_ON}"
+INTERRUPTED = (
     "interrupted; run the cell again, or Restart Kernel and Run All: it goes on from the last whole shard or checkpoint"
 )
 
@@ -33,13 +33,18 @@ class GatesFailed(WorkbookError):
 
 
 def is_expected(error: BaseException) -> bool:
-    """Errors whose line says all there is to say: lumo's own, a full disk, a path that can't be used, an interrupt. Anything else deserves its traceback."""
+    """Errors whose line says all there is to say: lumo's own, a full disk or GPU, a path that can't be used, an interrupt. Anything else deserves its traceback."""
     ours = type(error).__module__.partition(".")[0] == "lumo" and isinstance(error, Exception)
-    return ours or is_disk_full(error) or is_place(error) or isinstance(error, KeyboardInterrupt)
+    told = is_disk_full(error) or is_gpu_full(error) or is_place(error)
+    return ours or told or isinstance(error, KeyboardInterrupt)
 
 
 def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_gpu_full(error: BaseException) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"  # torch's, without importing it
 
 
 def is_place(error: BaseException) -> bool:
@@ -49,10 +54,13 @@ def is_place(error: BaseException) -> bool:
 def one_line(error: BaseException) -> str:
     """The error as it is shown to a person."""
     if isinstance(error, KeyboardInterrupt):
-        return GO_ON
+        return INTERRUPTED
     if is_disk_full(error):
         what = getattr(error, "filename", None) or "a file of the run"
         return f"disk full while writing {what}: {MAKE_ROOM}"
+    if is_gpu_full(error):
+        reason = " ".join(str(error).split())[:200]
+        return f"the GPU's memory is full ({reason}); lower tokens_per_batch or golden.batch_size, as `lumo plan` says; {GO_ON}"
     if is_place(error):
         return f"can't use {error.filename}: {error.strerror}; choose another path, or change its permissions"
     return f"{type(error).__name__}: {error}"

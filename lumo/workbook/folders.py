@@ -32,8 +32,11 @@ def is_finished(folder: Path) -> bool:
 
 
 def read_summary(folder: Path) -> dict:
-    """What a finished report's report.json says; empty where the folder isn't finished."""
-    return read_json(folder / FINISHED)
+    """What a finished report's report.json says; empty where the folder isn't finished. Raises WorkbookError."""
+    summary = read_json(folder / FINISHED)
+    if not isinstance(summary.get("gates", {}), dict) or not isinstance(summary.get("seconds", 0), int | float):
+        raise WorkbookError(f"{folder / FINISHED}: damaged; remove the file and run the same command again")
+    return summary
 
 
 def read_json(path: Path) -> dict:
@@ -45,6 +48,15 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise WorkbookError(f"{path}: damaged, expected a JSON object; remove the file and run the same command again")
     return content
+
+
+def make_folder(folder: Path) -> Path:
+    """With those above it, where they aren't there. Raises WorkbookError for a place that has no room for folders, such as /proc."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise WorkbookError(f"can't use {folder}: no folder can be made there; choose another path") from error
+    return folder
 
 
 def runs_of(reports: Path, profile: str) -> list[Path]:
@@ -65,7 +77,7 @@ def new_folder(reports: Path, profile: str) -> Path:
         raise WorkbookError(
             f"profile name '{profile}' can't name a folder; use letters, digits, - and _ in its `profile` key"
         )
-    reports.mkdir(parents=True, exist_ok=True)
+    make_folder(reports)
     today = f"{datetime.date.today():%Y-%m-%d}-{profile}"
     number = 1
     while True:

@@ -19,7 +19,7 @@ from typing import Any
 from lumo import hub_cache
 from lumo.params import ROOT
 from lumo.workbook.errors import WorkbookError
-from lumo.workbook.folders import reports_folder
+from lumo.workbook.folders import make_folder, reports_folder
 
 PASSED_ON = ("LUMO_RUN_DIR", "LUMO_PROFILE", "LUMO_REPORTS")
 
@@ -77,7 +77,7 @@ def spec(image: str, mounts: Sequence[Path] = ()) -> dict[str, Any]:
 def _options(mounts: Sequence[Path]) -> list[str]:
     cache = hub_cache.cache_folder().resolve()
     if os.environ.get("LUMO_REPORTS"):
-        reports_folder().mkdir(parents=True, exist_ok=True)  # as a run would
+        make_folder(reports_folder())  # as a run would
         mounts = [*mounts, reports_folder()]
     folders = dict.fromkeys(_there(folder) for folder in mounts)
     written = [ROOT, *(folder for folder in folders if not folder.is_relative_to(ROOT))]

@@ -171,9 +171,7 @@ def _folder(run_dir: Any, profile: Profile, reports: Path | str | None) -> Path:
         return folders.current_folder(folders.reports_folder(reports), profile.profile)
     if not isinstance(run_dir, (str, Path)):
         raise ParamsError(f"run_dir is {run_dir!r}, expected a path or None")
-    folder = ROOT / Path(run_dir).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return folders.make_folder(ROOT / Path(run_dir).expanduser())
 
 
 def _differences(base: dict, other: dict, prefix: str = "") -> dict[str, Any]:

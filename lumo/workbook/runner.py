@@ -20,6 +20,7 @@ from lumo.nearest import perhaps
 from lumo.params import ROOT, load_profile
 from lumo.workbook import metrics, progress
 from lumo.workbook.errors import WorkbookError
+from lumo.workbook.folders import make_folder
 from lumo.workbook.html import page_of
 
 NOTEBOOKS = ("01_token_space", "02_shards", "03_warm_start", "04_stage4", "05_golden", "06_ablation")
@@ -65,7 +66,7 @@ def run_notebook(name: str, profile: str, overrides: dict[str, Any], folder: Pat
     if not source.is_file():
         raise WorkbookError(f"no notebook {source}; expected one of {', '.join(known_notebooks(notebooks))}")
     inputs = progress.inputs_sha256(load_profile(profile, overrides), source)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     partial, failed, whole, page = (
         folder / f"{name}{suffix}" for suffix in (".partial.ipynb", ".failed.ipynb", ".ipynb", ".html")
     )
