@@ -98,7 +98,7 @@ def fresh():
     Forked from this one they hang, where torch has threads already; spawned, each imports everything anew.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_training"])
+    context.set_forkserver_preload(["runs"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # Python 3.11 doesn't hand it on
         forkserver.ensure_running()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import test_training as t
+import runs
 import torch
 from conftest import make_base
 from refusals import check_line
@@ -34,8 +34,8 @@ def samples(tokenizer):
 def cut(tokenizer, samples, tmp_path_factory) -> Path:
     """A run with LoRA that was killed after two checkpoints."""
     folder = tmp_path_factory.mktemp("cut") / "run"
-    with pytest.raises(t.Killed):
-        t.run(folder, samples, tokenizer.space, t.STAGE4, show=t.cut_at(6))
+    with pytest.raises(runs.Killed):
+        runs.run(folder, samples, tokenizer.space, runs.STAGE4, show=runs.cut_at(6))
     return folder
 
 
@@ -135,7 +135,7 @@ def refused_by(last: Path, run: Callable[[], object]) -> None:
 @pytest.mark.parametrize("damage", OF_MODEL | OF_RUN)
 def test_a_run_does_not_go_on_from_a_damaged_checkpoint(tokenizer, samples, last, damage):
     (OF_MODEL | OF_RUN)[damage](last)
-    refused_by(last, lambda: t.run(last.parent, samples, tokenizer.space, t.STAGE4))
+    refused_by(last, lambda: runs.run(last.parent, samples, tokenizer.space, runs.STAGE4))
     assert (last.parent / "checkpoint_000002").is_dir() and last.is_dir(), "nothing is thrown away"
 
 
@@ -163,7 +163,7 @@ def test_what_is_no_checkpoint_is_left_alone(tokenizer, samples, last):
     changed("state.json", step=1_000_000)(folder / "checkpoint_1000000")
     (folder / "checkpoint_000002").rename(folder / "checkpoint_999999")
     steps = []
-    t.run(folder, samples, tokenizer.space, t.STAGE4, show=lambda progress: steps.append(progress))
+    runs.run(folder, samples, tokenizer.space, runs.STAGE4, show=lambda progress: steps.append(progress))
     assert steps == [] and (folder / "checkpoint_mine").is_dir()
 
 
@@ -181,7 +181,7 @@ def test_a_damaged_log_is_refused_before_the_steps_that_are_left(tokenizer, samp
     log.write_text("".join([*lines[:2], content.rstrip("\n") + "\n", *lines[3:]]), encoding="latin-1")
     damaged = log.read_bytes()
     with pytest.raises(ModelError) as caught:
-        t.run(last.parent, samples, tokenizer.space, t.STAGE4, show=t.cut_at(5))
+        runs.run(last.parent, samples, tokenizer.space, runs.STAGE4, show=runs.cut_at(5))
     check_line(str(caught.value), str(log), "can't be read", "mend it or put it back")
     assert log.read_bytes() == damaged
 
@@ -189,7 +189,7 @@ def test_a_damaged_log_is_refused_before_the_steps_that_are_left(tokenizer, samp
 def test_a_log_that_is_gone_is_said_and_costs_no_training(tokenizer, samples, last):
     (last.parent / "log.jsonl").unlink()
     with pytest.warns(UserWarning, match=r"log\.jsonl lacks 4 of 4 steps; losses and curves are without them"):
-        _, result = t.run(last.parent, samples, tokenizer.space, t.STAGE4)
+        _, result = runs.run(last.parent, samples, tokenizer.space, runs.STAGE4)
     assert result["tokens"] > 0 and (last.parent / "final").is_dir()
     assert [line["step"] for line in read_log(last.parent / "log.jsonl")] == [4, 5, 6]
     (last.parent / "log.jsonl").unlink()

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+import runs
 import test_backbone
-import test_training as t
 import torch
 from conftest import make_base
 from refusals import check_line, refused
@@ -27,7 +27,7 @@ from lumo.params import ParamsError, load_profile
 from lumo.tokenizer import load_text_tokenizer, load_tokenizer
 from lumo.training import train
 
-FULL = t.TWICE.model_copy(update={"tune": "full", "backbone_learning_rate": 1e-3})
+FULL = runs.TWICE.model_copy(update={"tune": "full", "backbone_learning_rate": 1e-3})
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def samples(tokenizer):
 def unbroken(tokenizer, samples, tmp_path_factory):
     """A run of one process: its folder and the trained model."""
     folder = tmp_path_factory.mktemp("full")
-    return folder, t.run(folder, samples, tokenizer.space, FULL)[0]
+    return folder, runs.run(folder, samples, tokenizer.space, FULL)[0]
 
 
 def text_rows(model: LumoModel) -> torch.Tensor:
@@ -58,7 +58,7 @@ def some_ids(space) -> torch.Tensor:
 def test_every_layer_trains_and_no_row_of_the_text(tokenizer, samples, tmp_path, tied):
     model, before = (LumoModel(make_base(tied), tokenizer.space) for _ in range(2))
     model.train_backbone()
-    train(model, t.make_feed(samples, tokenizer.space, FULL), FULL, tmp_path, 0)
+    train(model, runs.make_feed(samples, tokenizer.space, FULL), FULL, tmp_path, 0)
     assert torch.equal(text_rows(model), text_rows(before)) and model.lora_parameters() == []
     # what notebook 04's gates look at
     assert model.text_rows_sha256() == before.text_rows_sha256() and model.base_sha256() != before.base_sha256()
@@ -87,10 +87,10 @@ def test_what_is_left_is_a_standard_model_and_can_be_exported(tokenizer, toy_fol
 
 @pytest.mark.parametrize("cut", [2, 6])
 def test_killed_and_resumed_equals_unbroken(tokenizer, samples, unbroken, tmp_path, cut):
-    with pytest.raises(t.Killed):
-        t.run(tmp_path, samples, tokenizer.space, FULL, show=t.cut_at(cut))
-    t.run(tmp_path, samples, tokenizer.space, FULL)
-    t.assert_same(tmp_path, unbroken[0])
+    with pytest.raises(runs.Killed):
+        runs.run(tmp_path, samples, tokenizer.space, FULL, show=runs.cut_at(cut))
+    runs.run(tmp_path, samples, tokenizer.space, FULL)
+    runs.assert_same(tmp_path, unbroken[0])
 
 
 def test_layers_of_a_base_in_half_precision_train_in_single(tokenizer, samples, tmp_path):
@@ -102,7 +102,7 @@ def test_layers_of_a_base_in_half_precision_train_in_single(tokenizer, samples, 
     seen = []
     layer = model.base.base_model.layers[1].mlp.up_proj
     layer.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
-    train(model, t.make_feed(samples, tokenizer.space, FULL), small, tmp_path, 0)
+    train(model, runs.make_feed(samples, tokenizer.space, FULL), small, tmp_path, 0)
     moved = model.base.base_model.layers[0].mlp.up_proj.weight
     assert moved.dtype == torch.float32 and 0 < (moved - before.float()).abs().max() < 1e-5
     assert set(seen) == {torch.bfloat16}
@@ -146,18 +146,18 @@ def test_a_backbone_too_large_for_the_system_leaves_the_checkpoint_before(tokeni
 
     try:
         with refused(ModelError, "checkpoint_000004: can't be written", "goes on where it stopped"):
-            t.run(tmp_path, samples, tokenizer.space, FULL, show=show)
+            runs.run(tmp_path, samples, tokenizer.space, FULL, show=show)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_000002", "log.jsonl"]
-    t.run(tmp_path, samples, tokenizer.space, FULL)
-    t.assert_same(tmp_path, unbroken[0])
+    runs.run(tmp_path, samples, tokenizer.space, FULL)
+    runs.assert_same(tmp_path, unbroken[0])
 
 
 @pytest.mark.parametrize("damage", ["half", "gone", "other"])
 def test_a_damaged_backbone_is_one_line(tokenizer, samples, tmp_path, damage):
-    with pytest.raises(t.Killed):
-        t.run(tmp_path, samples, tokenizer.space, FULL, show=t.cut_at(3))
+    with pytest.raises(runs.Killed):
+        runs.run(tmp_path, samples, tokenizer.space, FULL, show=runs.cut_at(3))
     weights = tmp_path / "checkpoint_000002" / "backbone" / "model.safetensors"
     if damage == "half":
         weights.write_bytes(weights.read_bytes()[:20_000])
@@ -169,20 +169,20 @@ def test_a_damaged_backbone_is_one_line(tokenizer, samples, tmp_path, damage):
             "layer_types": None,
         }
         weights.with_name("config.json").write_text(json.dumps(config))
-    with refused(ModelError, "checkpoint_000002: checkpoint can't be read", "make it again"):
-        t.run(tmp_path, samples, tokenizer.space, FULL)
+    with refused(ModelError, "checkpoint_000002: checkpoint can't be read", "makes it again"):
+        runs.run(tmp_path, samples, tokenizer.space, FULL)
 
 
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
 def cut_and_resumed(rank: int, port: int, folder: Path, samples, space) -> None:
-    t.join(rank, port)
+    runs.join(rank, port)
     try:
-        t.run(folder, samples, space, FULL, show=t.cut_at(4))
-    except t.Killed:
+        runs.run(folder, samples, space, FULL, show=runs.cut_at(4))
+    except runs.Killed:
         parallel.wait()
-    model, _ = t.run(folder, samples, space, FULL)
+    model, _ = runs.run(folder, samples, space, FULL)
     sharded = model.base.base_model.layers[0].mlp.up_proj.weight
     assert sharded.to_local().numel() * 2 == sharded.numel()
 
@@ -190,11 +190,11 @@ def cut_and_resumed(rank: int, port: int, folder: Path, samples, space) -> None:
 def test_two_processes_with_parts_of_each_layer_give_the_single_ones_figures(
     fresh, tokenizer, samples, unbroken, tmp_path
 ):
-    processes = t.start(fresh, cut_and_resumed, tmp_path, samples, tokenizer.space)
+    processes = runs.start(fresh, cut_and_resumed, tmp_path, samples, tokenizer.space)
     for process in processes:
         process.join(timeout=240)
     assert [process.exitcode for process in processes] == [0, 0]
-    (weights, log), (expected_weights, expected_log) = t.outcome(tmp_path), t.outcome(unbroken[0])
+    (weights, log), (expected_weights, expected_log) = runs.outcome(tmp_path), runs.outcome(unbroken[0])
     for line, expected in zip(log, expected_log, strict=True):
         assert line["losses"] == pytest.approx(expected["losses"], rel=1e-4, abs=1e-4)
         assert line["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-3)
@@ -202,21 +202,21 @@ def test_two_processes_with_parts_of_each_layer_give_the_single_ones_figures(
     for name, value in expected_weights.items():
         torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=2e-3)  # Adam divides by small second moments
     # one process loads what two have left, and has nothing to train
-    assert t.run(tmp_path, samples, tokenizer.space, FULL, show=t.cut_at(1))[0].backbone_parameters()
+    assert runs.run(tmp_path, samples, tokenizer.space, FULL, show=runs.cut_at(1))[0].backbone_parameters()
 
 
 def orphaned(rank: int, port: int, folder: Path, samples, space) -> None:
-    t.join(rank, port)
+    runs.join(rank, port)
     many = FULL.model_copy(update={"steps": 100_000, "checkpoint_every": 100_000})
     try:
-        t.run(folder, samples, space, many, show=lambda progress: (folder / f"trains_{rank}").touch())
+        runs.run(folder, samples, space, many, show=lambda progress: (folder / f"trains_{rank}").touch())
     except MachineError as error:
         (folder / f"said_{rank}").write_text(str(error))
 
 
 def launch(folder: Path, samples, space) -> None:
     forked = multiprocessing.get_context("fork")  # the launcher, who has no threads, is then their parent
-    for process in t.start(forked, orphaned, folder, samples, space):
+    for process in runs.start(forked, orphaned, folder, samples, space):
         process.join()
 
 

@@ -10,7 +10,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,22 @@ from conftest import make_base
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from refusals import refused
+from runs import (
+    FOUR,
+    SHARED,
+    STAGE4,
+    TWICE,
+    WARM,
+    Killed,
+    assert_same,
+    cut_at,
+    join,
+    make_feed,
+    make_model,
+    outcome,
+    run,
+    start,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from toys import loss_of, make_samples
@@ -37,7 +52,6 @@ from lumo.training import (
     Sums,
     corrupted,
     loss_curves,
-    prepare,
     schedule,
     sizing,
     summary,
@@ -46,72 +60,13 @@ from lumo.training import (
     train,
 )
 
-SHARED = {"steps": 7, "tokens_per_batch": 250, "max_seq_len": 320, "rows_learning_rate": 1e-2,
-          "warmup_steps": 2, "checkpoint_every": 2, "log_every": 1}  # fmt: skip
-FOUR = ("a2t", "i2t", "t2a", "t2i")  # what the samples here are for
-WARM = Training(**SHARED, rates={"a2t": 0.5, "i2t": 0.5})
-STAGE4 = Stage4(**SHARED, rates=dict.fromkeys(FOUR, 0.25), lora_rank=2, lora_learning_rate=3e-3, ramp_steps=2)
 PHASES = pytest.mark.parametrize("params", [WARM, STAGE4], ids=["warm", "stage4"])
-TWICE = STAGE4.model_copy(update={"tokens_per_batch": 700})
 SHARED_FIXTURES = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-class Killed(BaseException):
-    """What no code catches."""
 
 
 @pytest.fixture(scope="module")
 def samples(tokenizer):
     return make_samples(tokenizer, images=6, clips=6)
-
-
-def make_feed(samples, space, params: Training, seed: int = 0) -> Feed:
-    mixture = Mixture(params.rates, getattr(params, "ramp_steps", 0))
-    pools = build_pools(samples, [*params.rates], space, params.max_seq_len)
-    return Feed(pools, mixture, params.tokens_per_batch, space, seed)
-
-
-def make_model(space, params: Training, seed: int = 0) -> LumoModel:
-    model = LumoModel(make_base(), space, seed)
-    if isinstance(params, Stage4):
-        prepare(model, params, seed)
-    return model
-
-
-def run(folder: Path, samples, space, params: Training, seed: int = 0, show=lambda progress: None):
-    """A run from scratch, as a notebook starts it; the trained model and the result."""
-    model = make_model(space, params, seed)
-    return model, train(model, make_feed(samples, space, params, seed), params, folder, seed, show)
-
-
-def cut_at(step: int):
-    def show(progress):
-        if progress.step == step:
-            raise Killed
-
-    return show
-
-
-def outcome(folder: Path) -> tuple[dict, list[dict]]:
-    """All that a run leaves: its weights and its log, clock aside."""
-    final = folder / "final"
-    weights = load_file(final / "trainable_rows.safetensors")
-    if (final / "adapter").is_dir():
-        weights |= load_file(final / "adapter" / "adapter_model.safetensors")
-    if (final / "backbone").is_dir():
-        weights |= load_file(final / "backbone" / "model.safetensors")
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    for line in log:
-        assert line.pop("seconds") >= 0
-    return weights, log
-
-
-def assert_same(folder: Path, unbroken: Path) -> None:
-    (weights, log), (expected, expected_log) = outcome(folder), outcome(unbroken)
-    assert log == expected_log
-    assert weights.keys() == expected.keys()
-    for name, value in weights.items():
-        assert torch.equal(value, expected[name]), name
 
 
 @pytest.fixture(scope="module")
@@ -840,23 +795,3 @@ def test_two_processes_give_the_single_ones_losses(fresh, tokenizer, samples, tm
         assert line["losses"] == pytest.approx(expected["losses"], rel=1e-4, abs=1e-4)
     for name, value in expected_weights.items():
         torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=2e-3)  # Adam divides by small second moments
-
-
-def start(context, work, *arguments) -> list:
-    """Two processes of one run, each told its rank and where to meet. context: of multiprocessing"""
-    port = free_port()
-    processes = [context.Process(target=work, args=(rank, port, *arguments), daemon=True) for rank in range(2)]
-    for process in processes:
-        process.start()
-    return processes
-
-
-def join(rank: int, port: int) -> None:
-    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    parallel.join("cpu")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

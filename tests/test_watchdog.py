@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-import test_training as t
+import runs
 import torch
 from refusals import check_line, refused
 from toys import make_samples
@@ -33,25 +33,25 @@ def checkpoints(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("checkpoint_*"))
 
 
-@t.PHASES
+@pytest.mark.parametrize("params", [runs.WARM, runs.STAGE4], ids=["warm", "stage4"])
 @pytest.mark.parametrize("step", [1, 3, 4])  # checkpoint_every is 2: beside its steps, and on one
 def test_a_run_that_memory_ends_goes_on_bit_for_bit(tokenizer, samples, tmp_path, monkeypatch, params, step):
-    t.run(tmp_path / "unbroken", samples, tokenizer.space, params)
+    runs.run(tmp_path / "unbroken", samples, tokenizer.space, params)
     memory_of(monkeypatch, {step: 511, step + 1: 511})  # seen, and then said
     with refused(
         MachineError, "training: 511 MiB", "memory_floor_mib is 512", f"with checkpoint_00000{step}", "goes on"
     ):
-        t.run(tmp_path / "run", samples, tokenizer.space, params)
+        runs.run(tmp_path / "run", samples, tokenizer.space, params)
     assert f"checkpoint_00000{step}" in checkpoints(tmp_path / "run")
     steps = []
-    t.run(tmp_path / "run", samples, tokenizer.space, params, show=lambda progress: steps.append(progress.step))
+    runs.run(tmp_path / "run", samples, tokenizer.space, params, show=lambda progress: steps.append(progress.step))
     assert steps == list(range(step + 1, 8))
-    t.assert_same(tmp_path / "run", tmp_path / "unbroken")
+    runs.assert_same(tmp_path / "run", tmp_path / "unbroken")
 
 
 def test_what_is_done_at_the_last_step_is_finished(tokenizer, samples, tmp_path, monkeypatch):
     memory_of(monkeypatch, {7: 1})
-    t.run(tmp_path, samples, tokenizer.space, t.WARM)
+    runs.run(tmp_path, samples, tokenizer.space, runs.WARM)
     assert (tmp_path / "final").is_dir() and not checkpoints(tmp_path)
 
 
@@ -66,26 +66,26 @@ def test_when_memory_is_low(monkeypatch, floor, available, low):
 def test_a_run_that_would_end_after_one_step_never_begins(tokenizer, samples, tmp_path, monkeypatch):
     memory_of(monkeypatch, {0: 511, 1: 511})
     with refused(MachineError, "511 MiB of memory is available before the first step", "memory_floor_mib is 512"):
-        t.run(tmp_path, samples, tokenizer.space, t.WARM)
+        runs.run(tmp_path, samples, tokenizer.space, runs.WARM)
     monkeypatch.setattr(watchdog, "whole_bytes", lambda: 500 * MIB)
     with refused(MachineError, "memory_floor_mib is 512", "this machine has 500 MiB in all", "lower it"):
-        t.run(tmp_path, samples, tokenizer.space, t.WARM)
+        runs.run(tmp_path, samples, tokenizer.space, runs.WARM)
     assert list(tmp_path.iterdir()) == []
-    t.run(tmp_path, samples, tokenizer.space, t.WARM.model_copy(update={"memory_floor_mib": 0}))
-    t.run(tmp_path, samples, tokenizer.space, t.WARM)  # what is finished is loaded
+    runs.run(tmp_path, samples, tokenizer.space, runs.WARM.model_copy(update={"memory_floor_mib": 0}))
+    runs.run(tmp_path, samples, tokenizer.space, runs.WARM)  # what is finished is loaded
 
 
 def test_the_floor_is_no_other_run(tokenizer, samples, tmp_path):
-    with pytest.raises(t.Killed):
-        t.run(tmp_path, samples, tokenizer.space, t.WARM, show=t.cut_at(5))
+    with pytest.raises(runs.Killed):
+        runs.run(tmp_path, samples, tokenizer.space, runs.WARM, show=runs.cut_at(5))
     steps = []
-    other = t.WARM.model_copy(update={"memory_floor_mib": 1})
-    t.run(tmp_path, samples, tokenizer.space, other, show=lambda progress: steps.append(progress.step))
+    other = runs.WARM.model_copy(update={"memory_floor_mib": 1})
+    runs.run(tmp_path, samples, tokenizer.space, other, show=lambda progress: steps.append(progress.step))
     assert steps == [5, 6, 7]
 
 
 def test_the_floor_is_on_unless_a_profile_says_no():
-    assert Training(**t.SHARED, rates={"a2t": 1.0}).memory_floor_mib == 512
+    assert Training(**runs.SHARED, rates={"a2t": 1.0}).memory_floor_mib == 512
 
 
 def test_what_the_system_tells_is_read(tmp_path, monkeypatch):
@@ -113,18 +113,18 @@ def test_a_gpu_that_shares_memory_is_asked_through_the_system(tmp_path, monkeypa
 
 def one_of_two(rank: int, port: int, folder: Path, samples, space) -> None:
     """A process whose neighbour, or who itself, runs short of memory after step 3."""
-    t.join(rank, port)
+    runs.join(rank, port)
     readings = iter(range(100))
     watchdog.is_low = lambda floor: next(readings) == 3 and rank == 1
     try:
-        t.run(folder, samples, space, t.TWICE)
+        runs.run(folder, samples, space, runs.TWICE)
     except MachineError as error:
         (folder / f"said_{rank}").write_text(str(error))
 
 
 def test_all_processes_end_when_one_sees_it(fresh, tokenizer, samples, tmp_path):
     folder = tmp_path / "run"
-    processes = t.start(fresh, one_of_two, folder, samples, tokenizer.space)
+    processes = runs.start(fresh, one_of_two, folder, samples, tokenizer.space)
     for process in processes:
         process.join(timeout=120)
     assert [process.exitcode for process in processes] == [0, 0]
@@ -133,8 +133,8 @@ def test_all_processes_end_when_one_sees_it(fresh, tokenizer, samples, tmp_path)
     for rank in range(2):
         check_line((folder / f"said_{rank}").read_text(), "checkpoint_000003")
     # one process goes on where two ended, and comes to the same within rounding
-    t.run(folder, samples, tokenizer.space, t.TWICE)
-    t.run(tmp_path / "single", samples, tokenizer.space, t.TWICE)
+    runs.run(folder, samples, tokenizer.space, runs.TWICE)
+    runs.run(tmp_path / "single", samples, tokenizer.space, runs.TWICE)
     logs = [
         [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()]
         for place in (folder, tmp_path / "single")
