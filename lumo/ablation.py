@@ -82,9 +82,9 @@ def replace(
 
 @torch.no_grad()
 def losses(
-    model: LumoModel, sequences: Sequence[TokenSequence], clusters: Int[np.ndarray, "c"], tokens_per_batch: int
-) -> CaseLosses:
-    """Teacher-forced losses of each sequence's target."""
+    model: LumoModel, sequences: Sequence[TokenSequence], tokens_per_batch: int
+) -> tuple[Float[np.ndarray, "c"], Int[np.ndarray, "c"]]:
+    """Of each sequence's target the summed teacher-forced loss in nats, and the number of tokens."""
     model.eval()
     sums, counts = torch.zeros(len(sequences), dtype=torch.float64), torch.zeros(len(sequences), dtype=torch.long)
     start = 0
@@ -98,23 +98,25 @@ def losses(
         sums.index_add_(0, cases.cpu(), token_losses.cpu().double())
         counts += torch.bincount(cases.cpu(), minlength=len(sequences))
         start = end
-    return CaseLosses(sums.numpy(), counts.numpy(), clusters)
+    return sums.numpy(), counts.numpy()
 
 
 def run(
     task_name: str, cases: Sequence[Sample], model: LumoModel, tokens_per_batch: int, seed: int
 ) -> dict[str, CaseLosses]:
-    """The losses of every arm of a task, on the same cases in the same order."""
+    """The losses of every arm of a task, on the same cases in the same order. Cases of one cluster have no `shuffled`: it would be their own input."""
     task, results = TASKS[task_name], {}
     clusters = np.unique([combination(case) for case in cases], return_inverse=True)[1]
     for arm, (kind, given) in _changes(task).items():
+        if kind == "shuffled" and not clusters.any():
+            continue
         rng = np.random.default_rng(seed)
         sequences = []
         for i, case in enumerate(cases):
             other = cases[partner(i, cases)].ids[given]
             ids = case.ids | {given: replace(kind, case.ids[given], other, model.space, rng)}
             sequences.append(task.sequence(ids, model.space))
-        results[arm] = losses(model, sequences, clusters, tokens_per_batch)
+        results[arm] = CaseLosses(*losses(model, sequences, tokens_per_batch), clusters)
     return results
 
 
@@ -132,12 +134,17 @@ def difference(arm: CaseLosses, correct: CaseLosses, resamples: int, seed: int) 
 
 
 def figures(results: Mapping[str, CaseLosses], resamples: int, seed: int) -> dict[str, Any]:
-    """A task's numbers for `metrics.json`: each arm's loss, and `<arm>_minus_correct` as [low, high]."""
+    """A task's numbers for `metrics.json`: each arm's loss, and `<arm>_minus_correct` as [low, high].
+
+    No cases have no losses, and one cluster has no intervals: drawn again and again it is always the same.
+    """
     correct = results["correct"]
     numbers: dict[str, Any] = {"cases": len(correct.sums), "clusters": len(np.unique(correct.clusters))}
+    if not numbers["cases"]:
+        return numbers
     numbers |= {arm: result.mean for arm, result in results.items()}
     for arm, result in results.items():
-        if arm != "correct":
+        if arm != "correct" and numbers["clusters"] > 1:
             _, low, high = difference(result, correct, resamples, seed)
             numbers[f"{arm}_minus_correct"] = [low, high]
     return numbers

@@ -25,7 +25,7 @@ from lumo.generation import GREEDY, Sampling, generate
 from lumo.media import Audio, Image, png_bytes, wav_bytes
 from lumo.model import LumoModel
 from lumo.shards import Sample, unit_hash
-from lumo.space import SpaceError, TokenSpace
+from lumo.space import SpaceError, TokenSpace, block_names
 from lumo.tasks import TASKS, Task
 from lumo.tokenizer import UnifiedTokenizer
 
@@ -40,7 +40,7 @@ class Result:
 
     prompt: what the task's inputs hold, in their order
     ids: the answer; decoded: whether it became media or text; right: for each attribute, whether it is there
-    ceiling, floor: the same for the codec's round trip and for the answer to another case's prompt
+    ceiling, floor: the same for the codec's round trip and for the answer to another case's prompt; no floor where all are of one combination
     """
 
     task: str
@@ -114,7 +114,10 @@ def thaw(path: Path, space: TokenSpace) -> dict[str, list[Sample]]:
     try:
         content = json.loads(path.read_text())
         if content["space_sha256"] == space.sha256:
-            return {task: [_case(c, task, space) for c in cases] for task, cases in content["suites"].items()}
+            suites = {task: [_case(c, task, space) for c in cases] for task, cases in content["suites"].items()}
+            if not all(suites.values()):
+                raise ValueError("a suite without cases")
+            return suites
     # an id beyond int64, brackets without end
     except (OSError, KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise GoldenError(
@@ -127,18 +130,32 @@ def thaw(path: Path, space: TokenSpace) -> dict[str, list[Sample]]:
 
 
 def _case(content: Mapping, task: str, space: TokenSpace) -> Sample:
-    """Raises ValueError for what isn't a row, or ids that aren't the space's or the task's."""
+    """Raises ValueError for what isn't a row with a caption, or ids that aren't the space's, the row's or the task's."""
     for line in content["ids"].values():
         if not line or any(type(token) is not int for token in line):
             raise ValueError(f"case {content['id']} has ids that are no list of whole numbers")
     ids = {name: np.array(line, dtype=np.int64) for name, line in content["ids"].items()}
-    for line in ids.values():
-        space.block_index(line)  # refuses ids outside the space
-    check_row(content["row"])
-    sample = Sample(content["id"], ids, content["row"])
-    if not TASKS[task].fits(sample):
+    row = check_row(content["row"])
+    sample = Sample(content["id"], ids, row.model_dump(mode="json"))  # as shards have it, with every key
+    if not TASKS[task].fits(sample) or ids.keys() != {"text", *(name for name, _ in row.modalities.items())}:
         raise ValueError(f"case {sample.id} is none of {task}")
+    if not (row.text.caption or "").strip():
+        raise ValueError(f"case {sample.id} has an empty caption")
+    for name, line in ids.items():
+        _check_line(name, line, space)
     return sample
+
+
+def _check_line(modality: str, line: Int[np.ndarray, "n"], space: TokenSpace) -> None:
+    """Raises ValueError for another number of ids than a picture or a clip has, or an id that isn't of its place's block."""
+    names = ["text"]
+    if modality != "text":
+        card = getattr(space, modality)
+        names, wanted = block_names(modality, card["codebooks"]), card["frames"] * card["codebooks"]
+        if len(line) != wanted:
+            raise ValueError(f"{len(line)} ids of {modality}, expected {wanted}")
+    for at, name in enumerate(names):  # codebooks take turns
+        space.to_codes(name, line[at :: len(names)])
 
 
 def run_suite(
@@ -186,7 +203,7 @@ def run_suite(
             decoded=made[i] is not None,
             right=_right(made[i], case, task),
             ceiling=_right(true[i] if round_trips[i] is None else round_trips[i], case, task),
-            floor=_right(made[partner(i, cases)], case, task),
+            floor={} if partner(i, cases) == i else _right(made[partner(i, cases)], case, task),
         )
         for i, (case, prompt) in enumerate(zip(cases, given, strict=True))
     ]
@@ -235,7 +252,9 @@ def partner(i: int, cases: Sequence[Sample]) -> int:
 
 
 def figures(results: Sequence[Result]) -> dict[str, Any]:
-    """A suite's numbers for `metrics.json`."""
+    """A suite's numbers for `metrics.json`; no score where attributes aren't known, no floor where there is no other combination."""
+    if not results:
+        return {"cases": 0}
     writes_media = not isinstance(results[0].true, str)
     numbers: dict[str, Any] = {"cases": len(results)}
     if writes_media:
@@ -243,7 +262,9 @@ def figures(results: Sequence[Result]) -> dict[str, Any]:
     if all(result.right for result in results):
         measure = scores.all_right if writes_media else scores.attributes_right
         key = "all_right" if writes_media else "attributes_right"
-        numbers |= {key: measure([r.right for r in results]), "floor": measure([r.floor for r in results])}
+        numbers[key] = measure([r.right for r in results])
+        if all(result.floor for result in results):
+            numbers["floor"] = measure([r.floor for r in results])
         if writes_media:
             numbers["ceiling"] = measure([r.ceiling for r in results])
             numbers["attributes_right"] = scores.attributes_right([r.right for r in results])

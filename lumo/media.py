@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ BOMBS = (PILImage.DecompressionBombWarning, PILImage.DecompressionBombError)
 SOUND_FORMATS = ("WAV", "WAVEX", "FLAC", "MP3", "OGG")
 MOST_SAMPLES = 2**29  # 2 GiB as fp32, three hours at 48 kHz: a header that lies would have far more made room for
 LOUDEST = 16.0  # 24 dB above full scale: no recording goes there, samples on another scale (±32768) do
+# what sox writes for the length of a WAV that it streams, less a part of a block; others write 0
+UNKNOWN_LENGTH = 0x7FFFF000
 PNG_END = b"IEND\xaeB`\x82"
 # EXIF's orientations but the first, which is upright. Pillow's own `exif_transpose` also writes all other tags anew, and fails on damaged ones
 TURNS = {
@@ -116,7 +119,7 @@ def read_image(path: Path | str, resolution: tuple[int, int] | None = None) -> I
             PILImage.open(io.BytesIO(data), formats=PICTURE_FORMATS).verify()
         with PILImage.open(io.BytesIO(data), formats=PICTURE_FORMATS) as file:
             # checked before the pixels are decoded: the header alone tells, and a bomb is never unpacked
-            orientation = file.getexif().get(ExifTags.Base.Orientation)
+            orientation = _orientation(file)
             width, height = (file.height, file.width) if orientation in (5, 6, 7, 8) else (file.width, file.height)
             if resolution and (height, width) != tuple(resolution):
                 raise MediaError(
@@ -160,6 +163,14 @@ def describe(path: Path, medium: str) -> str:
     except (OSError, SyntaxError, ValueError, TypeError, soundfile.LibsndfileError, *BOMBS) as error:
         reason = " ".join(str(getattr(error, "error_string", error)).split())
         raise MediaError(f"{path}: not a readable {medium} ({reason}); export it again") from error
+
+
+def _orientation(file: PILImage.Image) -> int | None:
+    """What the EXIF says of how to hold the picture; damaged, it says nothing. The pixels are judged by themselves."""
+    try:
+        return file.getexif().get(ExifTags.Base.Orientation)
+    except (struct.error, SyntaxError, ValueError, OSError):
+        return None
 
 
 def _rgb(picture: PILImage.Image) -> PILImage.Image:
@@ -242,7 +253,13 @@ def _check_wav_whole(path: Path, data: bytes) -> None:
     else:
         raise MediaError(f"{path}: truncated, expected a WAV with a data chunk; export it again")
     there = len(data) - at - 8
-    # 0xFFFFFFFF is what a streaming writer leaves when it doesn't know the length; some writers count a part of a block too many
+    # a streaming writer doesn't know the length. libsndfile reads what is there where it is 0xFFFFFFFF, and a cut file can't be told
+    if size == 0 < there or (there < size and UNKNOWN_LENGTH - block_align < size < 0xFFFFFFFF):
+        raise MediaError(
+            f"{path}: no length in its header, expected that of the {there} bytes behind it; "
+            "write it anew (sox --ignore-length in.wav out.wav, or ffmpeg -i in.wav out.wav)"
+        )
+    # some writers count a part of a block too many
     if size != 0xFFFFFFFF and there < size - size % block_align:
         raise MediaError(f"{path}: truncated, the header promises {size} bytes of sound, got {there}; export it again")
 

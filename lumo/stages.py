@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from lumo.backbone import load_model
 from lumo.codecs import load_codecs
 from lumo.datasets import folder as own
 from lumo.datasets import join as joining
+from lumo.datasets.manifest import Row, stream_manifest
 from lumo.datasets.published import Published
+from lumo.datasets.splits import group_of
 from lumo.files import write_atomically
 from lumo.machine import device_of, use_threads
 from lumo.model import ModelError
@@ -143,8 +146,9 @@ def _write_profile(profile: Profile, name: str, manifest: Path, rows: Mapping[st
     # what nothing is measured on isn't trained: of rows with both a dataset may have none that is golden
     there = {name: kind for name, kind in kinds.items() if rows[f"{kind} golden"]}
     content["golden"]["cases"] = min(content["golden"]["cases"], *(rows[f"{kind} golden"] for kind in there.values()))
-    # some rows of each kind for the curves and ablations on data that was never trained on
-    fewest = min(rows[kind] for kind in there.values())
+    # a dozen recordings of each kind for the curves and ablations on data that was never trained on: a hash deals out these, not rows
+    recordings = _recordings(manifest)
+    fewest = min(recordings[kind] for kind in there.values())
     content["data"]["eval_share"] = max(content["data"]["eval_share"], min(0.3, 12 / fewest))
     for stage in ("warm_start", "stage4"):
         rates = content[stage]["rates"]
@@ -159,3 +163,10 @@ def _write_profile(profile: Profile, name: str, manifest: Path, rows: Mapping[st
             f"{path} differs from what this data asks for, and is kept; remove it to have it written anew", stacklevel=3
         )
     return path
+
+
+def _recordings(manifest: Path) -> Counter[str]:
+    """How many recordings there are of each kind of row (`image`, `audio`, `image+audio`); one may have several captions and clips."""
+    rows = (row for _, row in stream_manifest(manifest) if isinstance(row, Row))
+    pairs = {("+".join(name for name, _ in row.modalities.items()), group_of(row)) for row in rows}
+    return Counter(kind for kind, _ in pairs)

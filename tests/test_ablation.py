@@ -114,10 +114,9 @@ def test_results_are_each_case_alone_and_follow_the_seed(trained, cases, space, 
 @pytest.mark.parametrize("budget", [1, 150, 333, 10_000])
 def test_losses_do_not_depend_on_the_batch(trained, cases, space, budget):
     sequences = [TASKS[name].sequence(case.ids, space) for name in TASKS for case in cases[name]]
-    clusters = np.arange(len(sequences))
-    result, whole = (losses(trained, sequences, clusters, size) for size in (budget, 700))
-    np.testing.assert_allclose(result.sums, whole.sums, rtol=1e-5)
-    assert result.tokens.tolist() == whole.tokens.tolist() == [int(line.is_target.sum()) for line in sequences]
+    (sums, tokens), (whole_sums, whole_tokens) = (losses(trained, sequences, size) for size in (budget, 700))
+    np.testing.assert_allclose(sums, whole_sums, rtol=1e-5)
+    assert tokens.tolist() == whole_tokens.tolist() == [int(line.is_target.sum()) for line in sequences]
 
 
 def test_noise_reaches_every_code(space, rng):
@@ -233,3 +232,17 @@ def test_captions_of_one_recording_are_one_cluster_and_never_partners(trained, c
     results = ablation.run("i2t", twice, trained, 400, seed=0)
     assert results["zero"].clusters.tolist() == [0, 0, 1, 1, 2]
     assert figures(results, 20, 0)["clusters"] == 3
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_nothing_and_one_cluster_have_no_figures_that_they_cannot_have(trained, cases, name, count):
+    """Else nan and a gate that fails over nothing, or an interval without width that passes."""
+    same = [cases[name][0]] * count
+    results = ablation.run(name, same, trained, 400, seed=0)
+    numbers = figures(results, 20, 0)
+    kept = {arm for arm in NAMES[name] if not arm.startswith("shuffled")}
+    assert results.keys() == kept
+    assert numbers.keys() == {"cases", "clusters"} | (kept if count else set())
+    assert (numbers["cases"], numbers["clusters"]) == (count, min(count, 1))

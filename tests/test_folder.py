@@ -407,6 +407,17 @@ def test_a_profile_for_it_is_written(folder, tmp_path):
     assert path.read_text() == before
 
 
+def test_eval_is_a_dozen_recordings_not_rows_of_them(tmp_path):
+    """Of 60 pictures with five captions each twelve rows would be two or three pictures, and intervals over them too narrow."""
+    place = tmp_path / "files"
+    place.mkdir()
+    for n in range(60):
+        PILImage.new("RGB", (8, 8), (n, 0, 0)).save(place / f"p{n}.png")
+    lines = [{"file": f"p{n}.png", "caption": f"colour {n} said in way {way}"} for n in range(60) for way in range(5)]
+    _, path = stages.adopt(load_profile("smoke"), place, table(tmp_path / "c.csv", lines), tmp_path / "out", golden=1)
+    assert load_profile(str(path)).data.eval_share == 12 / 60
+
+
 @pytest.mark.parametrize("policy", [ClipPolicy(24_000, 1, 0.8), ClipPolicy(48_000, 2, 1.5), ClipPolicy(16_000, 1, 1.0)])
 def test_the_miniatures_media_become_any_codecs(policy):
     """01_token_space shows them whatever the codecs are."""

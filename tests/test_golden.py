@@ -12,6 +12,7 @@ import pytest
 from conftest import make_base
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refusals import refused
 from toys import make_samples, sample_of, with_lora
 
 from lumo import golden, scores
@@ -218,6 +219,56 @@ def test_damaged_suites_are_refused_in_one_line(held, space, tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
+def drop_last(case):
+    del case["ids"]["image"][-1]
+
+
+def lend_text(case):
+    case["ids"]["text"] = case["ids"]["image"]
+
+
+def lend_picture(case):
+    case["ids"]["image"] = (case["ids"]["text"] * 99)[: len(case["ids"]["image"])]
+
+
+EDITS = {
+    "caption of another key": (lambda case: case["row"].update(text={}), "has an empty caption"),
+    "caption of spaces": (lambda case: case["row"]["text"].update(caption=" "), "has an empty caption"),
+    "a picture one id short": (drop_last, "ids of image, expected"),
+    "a caption of picture ids": (lend_text, "block 'text' holds ids"),
+    "a picture of text ids": (lend_picture, "block 'image"),
+    "ids for what the row lacks": (lambda case: case["row"]["modalities"].update(image=None), "is none of t2i"),
+}
+
+
+@pytest.mark.parametrize(("edit", "words"), EDITS.values(), ids=EDITS)
+def test_edits_that_generation_would_only_meet_late_are_refused_at_load(held, space, tmp_path, edit, words):
+    path = tmp_path / "suites.json"
+    frozen(path, held, 2, space)
+    content = json.loads(path.read_text())
+    edit(content["suites"]["t2i"][1])
+    path.write_text(json.dumps(content))
+    with refused(GoldenError, f"{path}: no golden suites that can be read", words, "run 05_golden"):
+        thaw(path, space)
+
+
+def test_a_suite_without_cases_is_refused_and_has_no_figures(held, space, tmp_path):
+    frozen(path := tmp_path / "suites.json", held, 1, space, ["t2i"])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"suites": {"t2i": []}}))
+    with refused(GoldenError, f"{path}: no golden suites that can be read", "a suite without cases"):
+        thaw(path, space)
+    assert figures([]) == {"cases": 0}
+
+
+def test_a_row_without_meta_is_read_as_shards_have_it(held, space, tmp_path):
+    frozen(path := tmp_path / "suites.json", held, 1, space, ["t2i"])
+    content = json.loads(path.read_text())
+    del content["suites"]["t2i"][0]["row"]["modalities"]["image"]["meta"]
+    path.write_text(json.dumps(content))
+    (case,) = thaw(path, space)["t2i"]
+    assert combination(case) == case.id
+
+
 # --- run --------------------------------------------------------------------------------------------------------------
 
 
@@ -228,7 +279,8 @@ def suite(tokenizer, held, tmp_path_factory) -> tuple[dict[str, list[Sample]], P
     suites = choose_all(held, 5)
     for cases in suites.values():
         for i, case in enumerate(cases):
-            for modality, medium in case.row["modalities"].items():
+            for modality in case.modalities - {"text"}:
+                medium = case.row["modalities"][modality]
                 media = world.render(medium["meta"])
                 path = folder / medium["path"]
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -362,6 +414,15 @@ def test_samples_of_other_sources_get_no_score_and_no_invented_figure(tokenizer,
     part = run_suite("t2i", cases, model, tokenizer, folder, 2, 12)
     assert [result.right for result in part] == [{}, {}]
     assert figures(part) == {"cases": 2, "decoded": 2}
+
+
+def test_cases_of_one_combination_have_no_floor(tokenizer, suite):
+    """The answer to another prompt would be the case's own."""
+    suites, folder = suite
+    model = LumoModel(make_base(), tokenizer.space)
+    part = run_suite("i2t", suites["i2t"][:1] * 2, model, tokenizer, folder, 2, 12)
+    assert [result.floor for result in part] == [{}, {}]
+    assert figures(part).keys() == {"cases", "attributes_right", "all_right"}
 
 
 def test_by_attribute_counts_those_that_have_it(results):

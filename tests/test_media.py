@@ -136,6 +136,21 @@ def test_a_cut_wav_is_called_truncated_not_short(tmp_path, sound):
             read_audio(path, policy)
 
 
+@pytest.mark.parametrize("length", [0, 0x7FFFEFFE, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFDB])
+def test_a_wav_without_a_length_is_said_to_have_none(tmp_path, sound, length):
+    """As sox streams them: neither silent nor cut, as far as one can tell. ffmpeg's 0xFFFFFFFF is read."""
+    path = tmp_path / "sound.wav"
+    data = bytearray(encoded(sound.samples.T.repeat(2, axis=1), format="WAV", subtype="PCM_16"))
+    at = data.index(b"data") + 4
+    data[at : at + 4] = struct.pack("<I", length)
+    path.write_bytes(data)
+    with refused(MediaError, f"{path}: no length in its header, expected that of the 3200 bytes", "sox ", "ffmpeg "):
+        read_audio(path)
+    data[at : at + 4] = b"\xff" * 4
+    path.write_bytes(data)
+    assert read_audio(path).samples.shape == (2, 800)
+
+
 @quick
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"RIFF\x00\x01\x00\x00WAVEfmt ", b"fLaC"]))
 def test_garbage_is_refused(tmp_path, tail, head):
@@ -303,6 +318,18 @@ def test_damaged_exif_is_no_reason_to_lose_a_picture(tmp_path, edits):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert sorted(read_image(tmp_path / "a.jpg").resolution) == [8, 16]
+
+
+@pytest.mark.parametrize("how", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Truncated File Read", "ignore:Metadata Warning")
+def test_exif_cut_anywhere_is_no_reason_to_lose_a_picture(tmp_path, how):
+    exif = PILImage.Exif()
+    exif[271], exif[274] = "maker", 6
+    whole = exif.tobytes()
+    for length in range(len(whole) + 1):
+        PILImage.new("RGB", (8, 16), "red").save(tmp_path / "a", how, exif=whole[:length])
+        assert sorted(read_image(tmp_path / "a").resolution) == [8, 16]
+    assert read_image(tmp_path / "a").resolution == (8, 16), "whole, it turns the picture"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from lumo.batches import IGNORE
 from lumo.datasets import world
+from lumo.datasets.manifest import check_row
 from lumo.model import LumoModel
 from lumo.sequence import TokenSequence
 from lumo.shards import Sample
@@ -15,13 +16,14 @@ from lumo.tokenizer import UnifiedTokenizer
 
 
 def sample_of(row: dict, tokenizer: UnifiedTokenizer, rng: np.random.Generator) -> Sample:
-    """A manifest row with its caption's ids and random codes of the right blocks and number."""
-    ids = {"text": tokenizer.encode_text(row["text"]["caption"])}
-    for modality in row["modalities"]:
+    """A manifest row, as shards have it, with its caption's ids and random codes of the right blocks and number."""
+    checked = check_row(row)
+    ids = {"text": tokenizer.encode_text(checked.text.caption)}
+    for modality, _ in checked.modalities.items():
         frames, blocks = tokenizer.codecs[modality].frames, tokenizer.blocks(modality)
         books = [tokenizer.space.block(name) for name in blocks]
         ids[modality] = np.stack([rng.integers(b.start, b.end, frames) for b in books], 1).reshape(-1)
-    return Sample(row["id"], ids, row)
+    return Sample(checked.id, ids, checked.model_dump(mode="json"))
 
 
 def make_samples(
