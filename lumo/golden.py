@@ -20,6 +20,7 @@ from jaxtyping import Int
 
 from lumo import scores
 from lumo.datasets.manifest import check_row, inside
+from lumo.datasets.splits import said_group
 from lumo.files import write_atomically
 from lumo.generation import GREEDY, Sampling, generate
 from lumo.media import Audio, Image, png_bytes, wav_bytes
@@ -241,8 +242,8 @@ def combination(sample: Sample) -> str:
     """What a sample shows, in whatever wording; of another source its recording, which may have several captions and clips."""
     media = {name: medium for name, medium in sample.row["modalities"].items() if medium}
     scenes = [scores.scene_of_row(sample.row, name) for name in media]
-    groups = [str(medium["meta"]["group"]) for medium in media.values() if medium["meta"].get("group")]
-    return "+".join(scene.name for scene in scenes if scene) or next(iter(groups), sample.id)
+    group = said_group(medium["meta"] for medium in media.values())
+    return "+".join(scene.name for scene in scenes if scene) or group or sample.id
 
 
 def partner(i: int, cases: Sequence[Sample]) -> int:

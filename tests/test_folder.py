@@ -290,6 +290,7 @@ def test_spreadsheets_of_other_countries_are_read(folder, tmp_path, comma, heade
         ("file,caption\ns1.wav,a dog, running\n", "c.csv:2: more fields than the header has"),
         ('file,caption\ns1.wav,"open\ns2.wav,two\n', "not CSV"),
         ("file,caption,caption\ns1.wav,a,b\n", "a column stands there twice"),
+        ("file,caption,mood,Mood\ns1.wav,a,b,c\n", "a column stands there twice"),
     ],
 )
 def test_a_caption_is_never_cut_or_mixed(folder, tmp_path, text, fault):

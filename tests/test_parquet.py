@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import sys
@@ -20,7 +21,7 @@ from refusals import check_line, refused
 from lumo.__main__ import main
 from lumo.datasets import parquet
 from lumo.datasets.folder import Adoption, adopt
-from lumo.datasets.manifest import ManifestError, read_manifest
+from lumo.datasets.manifest import ChangedError, ManifestError, read_manifest
 from lumo.datasets.members import Members
 from lumo.datasets.published import PUBLISHED
 from lumo.datasets.table import read_table, usable
@@ -121,11 +122,13 @@ def test_cells_are_found_in_any_order(tmp_path_factory, count, group, asked):
     write(path, [{"file": cell(b"%d" % n)} for n in range(count)], group)
     cells = parquet.Cells()
     for row in asked:
+        data = b"%d" % row
+        name = hashlib.sha256(data).hexdigest()
         if row < count:
-            assert cells.read(path, "file", row) == b"%d" % row
+            assert cells.read(path, "file", row, name) == data
         else:
-            with refused(ManifestError, "changed while it was worked on"):
-                cells.read(path, "file", row)
+            with refused(ChangedError, "changed while it was worked on"):
+                cells.read(path, "file", row, name)
 
 
 def test_a_table_is_read_row_group_by_row_group(tmp_path):
@@ -139,6 +142,30 @@ def test_a_table_is_read_row_group_by_row_group(tmp_path):
     assert [next(rows)[0] for _ in range(50)] == list(range(50))  # the second group is damaged, and not yet read
     with refused(ManifestError, f"{path}: can't be read", "download it again"):
         list(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        *((name, "train") for name in ("train-00000-of-00002", "training", "train.clean.100-0", "TRAIN_1")),
+        *((f"{word}-00000-of-00001", "eval") for word in ("validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")),
+        *((name, "eval") for name in ("test_clean-00000-of-00001", "test", "test/0000", "validation/12", "test/val-0")),
+        *((name, None) for name in ("captions", "tester", "contest-test", "test/captions", "a/0000")),
+    ],
+)  # fmt: skip
+def test_a_table_is_named_for_its_split_also_by_itself(tmp_path, name, split):
+    path = write(tmp_path / f"{name}.parquet", [{"file": "a.wav", "caption": "x"}])
+    for asked in (path, tmp_path):
+        assert [line["split"] for _, line in read_table(asked, {}, [])] == [split]
+
+
+def test_what_is_kept_for_tests_is_never_learned_from(tmp_path):
+    for n, name in enumerate(("captions", "val-0", "test_clean-0")):
+        write(tmp_path / f"hub/{name}.parquet", [{"file": cell(sound(3 * n + k)), "caption": name} for k in range(3)])
+    rows, _ = read_manifest(adopt(tmp_path, tmp_path / "hub", tmp_path / "out", Adoption(**HOW)).manifest)
+    assert {row.text.caption for row in rows if row.modalities.audio.meta["split"] == "train"} == {"captions"}
+    with refused(ManifestError, "every row is of the dataset's own validation or test part"):
+        adopt(tmp_path, tmp_path / "hub/val-0.parquet", tmp_path / "out", Adoption(**HOW))
 
 
 # --- columns ----------------------------------------------------------------------------------------------------------
@@ -211,6 +238,22 @@ def test_an_entry_of_a_json_that_is_no_row_is_named(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+def test_a_number_as_id_becomes_text_in_every_kind_of_table(tmp_path, kind):
+    rows = [{"id": n, "file": f"{n}.wav", "caption": "x"} for n in (0, 70)]
+    text = {"jsonl": "".join(json.dumps(row) + "\n" for row in rows), "json": json.dumps(rows)}
+    path = tmp_path / f"c.{kind}"
+    path.write_text(text[kind]) if kind in text else write(path, rows)
+    lines, left_out = lines_of(path)
+    assert [line["id"] for line in lines] == ["0", "70"] and left_out == []
+
+
+@pytest.mark.parametrize("name", [True, 7.0, [7]])
+def test_an_id_that_is_neither_text_nor_number_is_left_out(tmp_path, name):
+    lines, (told,) = lines_of(write(tmp_path / "c.parquet", [{"id": name, "file": "a.wav", "caption": "x"}]))
+    assert lines == [] and f"id is {name}, expected text" in told
+
+
 # --- what a file from elsewhere could try -----------------------------------------------------------------------------
 
 
@@ -256,6 +299,45 @@ def test_columns_of_another_type_leave_every_row_out(tmp_path, columns, reason):
     assert lines == [] and len(left_out) == 2 and reason in left_out[0]
 
 
+@pytest.mark.parametrize("data", ["RIFF", [82, 73]])
+def test_bytes_that_are_none_leave_their_rows_out_by_the_shards_own_name(tmp_path, data):
+    write(tmp_path / "hub/good.parquet", [{"file": cell(sound(n)), "caption": f"tone {n}"} for n in range(3)])
+    for part in ("a", "b"):
+        write(tmp_path / f"hub/{part}/0.parquet", [{"file": cell(data), "caption": "x"}])
+    result = adopt(tmp_path, tmp_path / "hub", tmp_path / "out", Adoption(**HOW))
+    why = f"[0]: bytes in file are of type {type(data).__name__}, expected binary; mend the table"
+    assert result.rows["audio"] == 3 and result.left_out == [f"a/0.parquet:{why}", f"b/0.parquet:{why}"]
+
+
+CHANGES = {
+    "other sounds": lambda rows: [row | {"file": cell(sound(n + 5))} for n, row in enumerate(rows)],
+    "another order": lambda rows: rows[::-1],
+    "fewer rows": lambda rows: rows[:1],
+    "no bytes": lambda rows: [row | {"file": cell(None, "a.wav")} for row in rows],
+    "bytes as text": lambda rows: [row | {"file": cell("a.wav")} for row in rows],
+    "no column": lambda rows: [{"caption": "x"} for _ in rows],
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "damage", "gone"])
+def test_a_table_that_changes_meanwhile_ends_the_run(tmp_path, change):
+    """Captions come first, sounds later: another file's mustn't come under them, nor a manifest without those that are gone."""
+    rows = [{"file": cell(sound(n)), "caption": f"tone {n}"} for n in range(4)]
+    path = write(tmp_path / "c.parquet", rows)
+
+    def swap(done, of):
+        if done == 0:
+            path.unlink()
+            if change in CHANGES:
+                write(path, CHANGES[change](rows))
+            elif change == "damage":
+                path.write_bytes(b"PAR1")
+
+    with refused(ChangedError, f"{path}: changed while it was worked on; run the same command again"):
+        adopt(tmp_path, path, tmp_path / "out", Adoption(**HOW), swap)
+    assert not (tmp_path / "out/manifest.jsonl").exists()
+
+
 def test_a_table_that_is_none_is_refused(tmp_path):
     path = write(tmp_path / "c.parquet", [{"file": "a.wav", "caption": "x"}])
     whole = path.read_bytes()
@@ -283,7 +365,7 @@ def test_columns_twice_and_no_rows_are_refused(tmp_path):
 def test_without_pyarrow_one_line_says_what_to_install(tmp_path, monkeypatch):
     path = write(tmp_path / "c.parquet", [{"file": "a.wav", "caption": "x"}])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with refused(ManifestError, f"{path}: pyarrow, which reads it", "pip install 'lumo[parquet]'"):
+    with refused(ManifestError, f"{path}: pyarrow, which reads it", 'pip install -e ".[parquet]"'):
         lines_of(path)
 
 

@@ -557,6 +557,15 @@ def test_a_parquet_of_jamendo_fma_with_other_columns_is_refused(tmp_path):
         lines_of("jamendo-fma", tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["int64", "uint32", "double"])
+def test_a_jamendo_fma_whose_ids_are_numbers_is_refused_once(tmp_path, kind):
+    ids = pyarrow.array([2, 214], kind)
+    columns = {"id": ids, "salmonn_text": ["x", "y"], "chatgpt_texts": [["z"], []]}
+    pq.write_table(pyarrow.table(columns), tmp_path / "train-0.parquet")
+    with refused(ManifestError, f"train-0.parquet: id is {kind}, expected text", "six digits"):
+        lines_of("jamendo-fma", tmp_path)
+
+
 def test_jamendo_fma_without_licences_has_the_captions(tmp_path):
     jamendo_fma(tmp_path)
     (tmp_path / "audio_licenses.txt").unlink()

@@ -23,7 +23,7 @@ from test_shards import PLAN, content, make_rows, write_manifest, write_media
 
 from lumo import files
 from lumo.datasets import manifest as manifests
-from lumo.datasets.manifest import ManifestError, Row, read_manifest, rows_at, stream_manifest
+from lumo.datasets.manifest import ChangedError, Row, read_manifest, rows_at, stream_manifest
 from lumo.params import load_profile
 from lumo.shards import SPLITS, ShardError, engine_of, read_shards, write_shards
 from lumo.shards.jobs import jobs_of
@@ -40,7 +40,8 @@ def manifest(tmp_path_factory) -> Path:
     folder, rows = tmp_path_factory.mktemp("media"), make_rows()
     for row in rows:
         write_media(folder, row)
-    lost = {**rows[0], "id": "lost", "modalities": {name: {"path": f"no.{name}"} for name in ("image", "audio")}}
+    lost = {**rows[0], "id": "lost", "task": "ia2t"}
+    lost["modalities"] = {name: {"path": f"no.{name}"} for name in ("image", "audio")}
     return write_manifest(
         folder, [*rows[:4], lost, {**rows[4], "text": {}}, *rows[4:], {**rows[2], "license": "other"}]
     )
@@ -91,7 +92,7 @@ def test_a_manifest_that_changes_meanwhile_is_refused(manifest, tmp_path):
     copy.write_bytes(b" \n{" + copy.read_bytes())
     for change in (lambda: None, copy.unlink):
         change()
-        with refused(ManifestError, f"{copy}: changed while it was worked on", "run the same command again"):
+        with refused(ChangedError, f"{copy}: changed while it was worked on", "run the same command again"):
             rows_at(copy, starts)
 
 
@@ -223,7 +224,7 @@ def test_ray_that_is_not_there_is_said_in_one_line(manifest, tokenizer, tmp_path
     monkeypatch.setitem(sys.modules, "ray", None)
     engine = engine_of(load_profile("smoke", {"data": {"engine": "ray"}}))
     with refused(
-        ShardError, "engine ray: Ray Data can't be imported", "pip install 'lumo[ray]'", "data.engine to local"
+        ShardError, "engine ray: Ray Data can't be imported", 'pip install -e ".[ray]"', "data.engine to local"
     ):
         write_shards(manifest, tmp_path, tokenizer, MANY, engine=engine)
 

@@ -25,9 +25,10 @@ from refusals import check_line, refused
 
 from lumo import files
 from lumo.datasets import world
-from lumo.datasets.manifest import ManifestError
+from lumo.datasets.manifest import ManifestError, check_row
+from lumo.golden import combination
 from lumo.media import Audio, Image, png_bytes, wav_bytes
-from lumo.shards import SPLITS, Plan, ShardError, read_index, read_shards, unit_hash, write_shards
+from lumo.shards import SPLITS, Plan, Sample, ShardError, read_index, read_shards, unit_hash, write_shards
 from lumo.space import CONTROL, SpaceError
 
 PLAN = Plan(eval_share=0.3, golden_source="world-held-out", samples_per_shard=3)
@@ -361,11 +362,11 @@ def test_bad_files_are_named_left_out_and_stop_nothing(own, tokenizer, space):
         if data is not None:
             (folder / "bad" / name).write_bytes(data)
         path = f"bad/{name}" if ".." not in name else "../outside.png"
-        modality = "image" if name.endswith("png") else "audio"
-        bad.append({**rows[0], "id": f"bad {number} {name}", "modalities": {modality: {"path": path}}})
+        modality, task = ("image", "i2t") if name.endswith("png") else ("audio", "a2t")
+        bad.append({**rows[0], "id": f"bad {number} {name}", "modalities": {modality: {"path": path}}, "task": task})
     # one whose picture is good and whose sound is not: it is left out whole
     both = rows[-1]["modalities"] | {"audio": {"path": "bad/cut.wav"}}
-    bad.append({**rows[0], "id": "half", "modalities": both})
+    bad.append({**rows[0], "id": "half", "modalities": both, "task": "ia2t"})
     mixed = [row for pair in itertools.zip_longest(bad, rows) for row in pair if row]
     index = write_shards(write_manifest(folder, mixed), folder / "out", tokenizer, plan)
     assert len(index["left_out"]) == len(bad)
@@ -391,6 +392,26 @@ def test_bad_rows_of_the_manifest_are_in_the_index_too(own, tokenizer):
     index = write_shards(manifest, folder / "out", tokenizer, PLAN)
     assert len(index["left_out"]) == 1
     check_line(index["left_out"][0], "manifest.jsonl:2: ", "has an empty caption")
+
+
+@pytest.mark.parametrize("task", ["x2y", "", "a2t", "ia2t"])
+def test_a_row_whose_task_is_none_of_its_medias_is_left_out_and_nothing_else(own, tokenizer, task):
+    folder, rows = own
+    write_shards(write_manifest(folder, rows), folder / "good", tokenizer, PLAN)
+    odd = {**rows[0], "id": "odd", "task": task}
+    index = write_shards(write_manifest(folder, [rows[0], odd, *rows[1:]]), folder / "out", tokenizer, PLAN)
+    assert index["left_out"] == [f"odd: task is '{task}', expected i2t or t2i by its media; mend the row"]
+    good, got = content(folder / "good"), content(folder / "out")
+    assert {name for name in good if good[name] != got.pop(name)} == {"shards.json"} and not got
+
+
+@pytest.mark.parametrize("group", [None, ""])
+def test_a_group_that_says_nothing_makes_no_recording(group):
+    picture = {"path": "x.png", "meta": {"group": group}}
+    rows = [{**make_rows()[0], "id": f"{n}", "modalities": {"image": picture}} for n in range(50)]
+    plan = dataclasses.replace(PLAN, eval_share=0.5)
+    assert {plan.split(check_row(row)) for row in rows} == {"train", "eval"}
+    assert {combination(Sample(row["id"], {}, row)) for row in rows} == {row["id"] for row in rows}
 
 
 def test_a_mended_file_comes_in_with_the_next_run(own, tokenizer, space):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lumo.datasets.manifest import TASKS_BY_MEDIA, ManifestError, Row, inside, stream_manifest
+from lumo.datasets.manifest import ManifestError, Row, inside, stream_manifest, task_fault
 from lumo.media import MediaError, describe
 
 NAMED = 20  # faults of each kind that are named; the rest is counted
@@ -44,8 +44,7 @@ def _faults(row: Row, base: Path, kinds: Counter[str]) -> Iterator[tuple[str, st
             kinds[f"{medium}: {describe(inside(base, content.path), medium)}"] += 1
         except (ManifestError, MediaError) as error:
             yield "bad_files", f"{row.id}: {error}"
-    fitting = TASKS_BY_MEDIA[tuple(medium for medium, _ in row.modalities.items())]
-    if row.task not in fitting:
-        yield "bad_tasks", f"{row.id}: task is {row.task!r}, expected {' or '.join(fitting)} by its media; mend the row"
+    if fault := task_fault(row):
+        yield "bad_tasks", fault
     if row.license.strip().lower() in ("", "unknown"):
         yield "no_licence", f"{row.id}: its licence isn't known; say it in the table, or with lumo adopt --license"

@@ -23,7 +23,7 @@ import soxr
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from lumo.datasets.manifest import TASKS_BY_MEDIA, ManifestError, check_row
+from lumo.datasets.manifest import TASKS_BY_MEDIA, ChangedError, ManifestError, check_row
 from lumo.datasets.members import Members
 from lumo.datasets.place import check_name, claimed
 from lumo.datasets.published import Published
@@ -101,7 +101,7 @@ def adopt(
     captions: a table, see `table.read_table`; or the published dataset whose files lie in `folder`
     A dataset's own validation and test rows are never learned from: they are the eval split, and a part of them golden.
     What is left out stands in `out/left_out.txt` too, also when it is too much.
-    Raises ManifestError for a table that can't be read, for an `out` that can't be written or is written by another, and when too
+    Raises ManifestError for a table that can't be read or changes meanwhile, for an `out` that can't be written or is written by another, and when too
     little can be used.
     """
     result = Adopted(out / "manifest.jsonl")
@@ -141,6 +141,8 @@ def _all_rows(
                 if row["id"] in rows:
                     raise ManifestError(f"id '{row['id']}' stands there twice, the first is kept")
                 rows[row["id"]] = row
+        except ChangedError:
+            raise  # other rows may hold another's file too
         except (ManifestError, MediaError) as error:
             result.left_out.append(f"{where}: {error}")
         except OSError as error:

@@ -34,6 +34,13 @@ class ManifestError(ValueError):
     """A manifest or a row that can't be used; the message is one line."""
 
 
+class ChangedError(ManifestError):
+    """A file is another one than when it was first read: what was read of it no longer holds, so the whole run ends."""
+
+    def __init__(self, path: Path):
+        super().__init__(f"{path}: changed while it was worked on; run the same command again")
+
+
 class Medium(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     path: Plain
@@ -77,6 +84,14 @@ def check_row(content: dict[str, Any]) -> Row:
         raise ManifestError(f"{_fault(error)}; mend the row") from error
 
 
+def task_fault(row: Row) -> str | None:
+    """One line for a row whose task isn't one of its media's."""
+    fitting = TASKS_BY_MEDIA[tuple(medium for medium, _ in row.modalities.items())]
+    if row.task in fitting:
+        return None
+    return f"{row.id}: task is {row.task!r}, expected {' or '.join(fitting)} by its media; mend the row"
+
+
 def _fault(error: ValidationError) -> str:
     first = error.errors()[0]
     key = " ".join(".".join(map(str, first["loc"])).split())
@@ -108,12 +123,12 @@ def stream_manifest(path: Path) -> Iterator[tuple[int, Row | str]]:
 
 
 def rows_at(path: Path, starts: Iterable[int]) -> list[Row]:
-    """The rows that begin at these bytes. Raises ManifestError when the manifest was changed since it was streamed."""
+    """The rows that begin at these bytes. Raises ChangedError when the manifest was changed since it was streamed."""
     try:
         with path.open("rb") as file:
             return [Row.model_validate_json(_line_at(file, at)) for at in starts]
     except (OSError, ValidationError) as error:
-        raise ManifestError(f"{path}: changed while it was worked on; run the same command again") from error
+        raise ChangedError(path) from error
 
 
 def _line_at(file: BinaryIO, at: int) -> bytes:

@@ -37,7 +37,7 @@ class Members:
     def _bytes(self, line: Mapping[str, str]) -> bytes | None:
         """What lies within a tar or a parquet; None for a file of its own."""
         if "shard" in line:
-            return self.cells.read(Path(line["shard"]), line["column"], int(line["row"]))
+            return self.cells.read(Path(line["shard"]), line["column"], int(line["row"]), Path(line["file"]).stem)
         if "archive" in line:
             with inside(self.folder, line["archive"]).open("rb") as archive:
                 archive.seek(int(line["offset"]))

@@ -1,8 +1,8 @@
 """Parquet tables, the Hugging Face hub's usual form, read row group by row group with pyarrow (the extra `parquet`).
 
 A media column holds paths, or what `datasets` writes of its Audio and Image features: {"bytes": the file itself, "path": its name, or
-nothing}. Where there are bytes they are the file, and the path is never followed. Several shards are named for their split,
-`train-00000-of-00002.parquet` or `train/0000.parquet`. Source: https://huggingface.co/docs/hub/datasets-pyarrow
+nothing}. Where there are bytes they are the file, and the path is never followed. Shards are named for their split,
+`train-00000-of-00002.parquet` or, by number alone, `train/0000.parquet`. Source: https://huggingface.co/docs/hub/datasets-pyarrow
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from lumo.datasets.manifest import ManifestError
+from lumo.datasets.manifest import ChangedError, ManifestError
+from lumo.datasets.splits import SPLIT_WORDS
 
 BATCH = 16  # rows: of pictures and sounds few are to be held, and text comes nearly as fast as in thousands
-SPLITS = {"train": "train", "validation": "eval", "test": "eval"}
 # how files begin; what a path says of its bytes may be wrong, and often there is none
 KINDS = {
     rb"\x89PNG\r\n": ".png",
@@ -40,18 +40,19 @@ def shards(path: Path) -> list[Path]:
 
 
 def split_of(shard: Path) -> str | None:
-    """The split that a shard is named for.
+    """The split that a shard is named for, by its first word; by its folder's where it has only a number.
 
-    >>> split_of(Path("data/test-00000-of-00001.parquet")), split_of(Path("default/train/0000.parquet")), split_of(Path("a/b.parquet"))
+    >>> split_of(Path("data/test_clean-00000-of-00001.parquet")), split_of(Path("default/train/0000.parquet")), split_of(Path("test/b.parquet"))
     ('eval', 'train', None)
     """
-    return SPLITS.get(shard.stem.split("-")[0], SPLITS.get(shard.parent.name))
+    name = shard.parent.name if shard.stem.isdecimal() else shard.stem
+    return SPLIT_WORDS.get(re.split(r"[-._]", name)[0].lower())
 
 
-def names_of(path: Path) -> list[str]:
-    """The table's columns. Raises ManifestError for what isn't parquet."""
+def columns_of(path: Path) -> list[tuple[str, str]]:
+    """(name, type) of the table's columns. Raises ManifestError for what isn't parquet."""
     with _opened(path) as file:
-        return file.schema_arrow.names
+        return [(field.name, str(field.type)) for field in file.schema_arrow]
 
 
 def rows(path: Path, names: Sequence[str], first: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -67,23 +68,27 @@ def rows(path: Path, names: Sequence[str], first: int = 0) -> Iterator[tuple[int
             start += size
 
 
-def lines(path: Path, columns: Mapping[str, str], left_out: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def lines(
+    path: Path, name: str, columns: Mapping[str, str], left_out: list[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The lines of a table; see `table`. A file that lies in a cell is named by its contents, so that the same bytes are the same file.
 
-    columns: lumo's names → the table's. Raises ManifestError.
+    name: what lines call the table; columns: lumo's names → the table's. Raises ManifestError.
     """
     for number, row in rows(path, list(columns.values())):
-        where, line = f"{path.name}:[{number}]", {key: row[name] for key, name in columns.items()}
-        if isinstance(line.get("id"), int):
-            line["id"] = str(line["id"])
+        where, line = f"{name}:[{number}]", {key: row[column] for key, column in columns.items()}
         data, line["file"] = _contents(line["file"])
+        if not isinstance(data, bytes | None):
+            kind = type(data).__name__
+            left_out.append(f"{where}: bytes in {columns['file']} are of type {kind}, expected binary; mend the table")
+            continue
         if data is not None:
             suffix = next((kind for begin, kind in KINDS.items() if re.match(begin, data, re.DOTALL)), None)
             if suffix is None:
                 left_out.append(f"{where}: {columns['file']} holds neither a picture nor a sound that is known here")
                 continue
-            name = f"{hashlib.sha256(data).hexdigest()}{suffix}"
-            line |= {"file": name, "shard": str(path), "column": columns["file"], "row": str(number)}
+            file = f"{hashlib.sha256(data).hexdigest()}{suffix}"
+            line |= {"file": file, "shard": str(path), "column": columns["file"], "row": str(number)}
         yield where, line
 
 
@@ -95,15 +100,19 @@ class Cells:
         self.rows: Iterator[tuple[int, dict[str, Any]]] = iter(())
         self.next = 0
 
-    def read(self, path: Path, column: str, row: int) -> bytes:
-        """Raises ManifestError."""
+    def read(self, path: Path, column: str, row: int, sha256: str) -> bytes:
+        """Raises ChangedError where the cell isn't there, can't be read, or holds other bytes than those of this hash."""
         if path != self.path or row < self.next:
             self.path, self.rows = path, rows(path, [column], row)
         self.next = row + 1
-        for number, cells in self.rows:
-            if number == row and (data := _contents(cells[column])[0]):
-                return data
-        raise ManifestError(f"{path}: changed while it was worked on; run the same command again")
+        try:
+            cell = next((cells.get(column) for number, cells in self.rows if number == row), None)
+        except ManifestError as error:
+            raise ChangedError(path) from error
+        data = _contents(cell)[0]
+        if not isinstance(data, bytes) or hashlib.sha256(data).hexdigest() != sha256:
+            raise ChangedError(path)
+        return data
 
 
 def _contents(cell: Any) -> tuple[bytes | None, Any]:
@@ -121,7 +130,7 @@ def _opened(path: Path) -> Iterator[Any]:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise ManifestError(
-            f"{path}: pyarrow, which reads it, can't be imported ({error}); pip install 'lumo[parquet]', or save the table as CSV"
+            f"{path}: pyarrow, which reads it, can't be imported ({error}); in lumo's folder pip install -e \".[parquet]\", or save the table as CSV"
         ) from error
     try:
         with ParquetFile(path, buffer_size=2**20) as file:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lumo.datasets.manifest import ManifestError, Row
 
 STRICTEST = ("golden", "eval", "train")
+# what datasets call their splits; source: https://huggingface.co/docs/hub/datasets-file-names-and-splits
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"), "eval"),
+}
 
 
 def said_split(row: Row, golden_source: str) -> str | None:
@@ -22,7 +27,16 @@ def said_split(row: Row, golden_source: str) -> str | None:
 
 def group_of(row: Row) -> str:
     """The recording that a row is of: its `meta.group`, else its id."""
-    return next((str(medium.meta["group"]) for _, medium in row.modalities.items() if "group" in medium.meta), row.id)
+    return said_group(medium.meta for _, medium in row.modalities.items()) or row.id
+
+
+def said_group(metas: Iterable[Mapping[str, Any]]) -> str | None:
+    """The recording that the `meta` of some media name; null, as pandas writes what is missing, and empty are none.
+
+    >>> said_group([{}, {"group": None}, {"group": ""}, {"group": 7}])
+    '7'
+    """
+    return next((str(meta["group"]) for meta in metas if meta.get("group") not in (None, "")), None)
 
 
 def meta_of(row: Mapping[str, Any]) -> dict[str, Any]:

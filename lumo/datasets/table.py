@@ -29,8 +29,10 @@ SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".oga")
 
 
 def usable(lines: Lines, left_out: list[str]) -> Lines:
-    """The lines that say enough, in plain text; of each other one the reason goes to `left_out`."""
+    """The lines that say enough, in plain text; of each other one the reason goes to `left_out`. A number as id becomes text."""
     for where, line in lines:
+        if type(line.get("id")) is int:
+            line = line | {"id": str(line["id"])}
         strange = [key for key, value in line.items() if not isinstance(value, str | None)]
         if strange:
             left_out.append(f"{where}: {strange[0]} is {line[strange[0]]!r:.60}, expected text; mend the row")
@@ -62,9 +64,10 @@ def read_table(path: Path, columns: Mapping[str, str], left_out: list[str]) -> L
     """
     if path.is_dir() or path.suffix.lower() == ".parquet":
         for shard in parquet.shards(path):
-            found = _found(shard, parquet.names_of(shard), columns)
-            for where, line in parquet.lines(shard, found, left_out):
-                yield where, line | {"split": parquet.split_of(shard) if path.is_dir() else None}
+            found = _found(shard, [name for name, _ in parquet.columns_of(shard)], columns)
+            name = shard.relative_to(path).as_posix() if path.is_dir() else path.name
+            for where, line in parquet.lines(shard, name, found, left_out):
+                yield where, line | {"split": parquet.split_of(shard)}
         return
     read = _json_rows if path.suffix.lower() in (".jsonl", ".json") else _csv_rows
     names, rows = read(path, _text_of(path))
@@ -77,14 +80,14 @@ def read_table(path: Path, columns: Mapping[str, str], left_out: list[str]) -> L
 
 
 def _found(path: Path, names: list[str], columns: Mapping[str, str]) -> dict[str, str]:
-    """The table's name for each column that it has. Raises ManifestError when one is missing that must be there, or stands there twice."""
+    """The table's name for each column that it has. Raises ManifestError when one is missing that must be there, or any stands there twice."""
     asked = {key: columns.get(key, key) for key in COLUMNS}
     # a CSV's header is in small letters here
     found = {
         key: name if name in names else name.lower() for key, name in asked.items() if {name, name.lower()} & {*names}
     }
     missing = [asked[key] for key in COLUMNS if key not in found and key in {"file", "caption", *columns}]
-    if missing or any(names.count(name) > 1 for name in found.values()):
+    if missing or len({*names}) < len(names):
         fault = f"no column {' and no column '.join(missing)}" if missing else "a column stands there twice"
         raise ManifestError(
             f"{path}: {fault}, got {names or 'an empty file'}; expected a header such as file,caption, or say what stands for them: --columns file=NAME,caption=NAME"

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lumo.codecs import CodecError
-from lumo.datasets.manifest import ManifestError, Row, inside, rows_at, stream_manifest
+from lumo.datasets.manifest import ManifestError, Row, inside, rows_at, stream_manifest, task_fault
 from lumo.datasets.splits import group_of, said_split
 from lumo.files import write_atomically
 from lumo.media import Audio, Image, MediaError
@@ -77,10 +77,10 @@ def jobs_of(manifest: Path, folder: Path, plan: Plan) -> tuple[list[Job], list[s
     """
     starts, left_out = {split: array("q") for split in SPLITS}, []
     for at, row in stream_manifest(manifest):
-        if isinstance(row, Row):
-            starts[plan.split(row)].append(at)
+        if fault := task_fault(row) if isinstance(row, Row) else row:
+            left_out.append(fault)
         else:
-            left_out.append(row)
+            starts[plan.split(row)].append(at)
     size = plan.samples_per_shard
     jobs = [
         Job(manifest, folder, split, number, own[number * size : (number + 1) * size])

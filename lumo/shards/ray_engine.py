@@ -78,7 +78,7 @@ def distributed(
         import ray.data
     except ImportError as error:
         raise ShardError(
-            f"engine ray: Ray Data can't be imported ({error}); pip install 'lumo[ray]', or set data.engine to local"
+            f"engine ray: Ray Data can't be imported ({error}); in lumo's folder pip install -e \".[ray]\", or set data.engine to local"
         ) from error
     if not jobs:
         return

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from lumo.datasets import parquet
@@ -51,12 +52,23 @@ def _entries(files: Files) -> Iterator[tuple[str, Any, Any]]:
                 raise ManifestError(f"{path}: is no object, expected texts by a track's number; download it again")
             yield from ((f"{path.name}:{track!r:.40}", track, entry) for track, entry in content.items())
             continue
-        lacking = set(COLUMNS) - set(names := parquet.names_of(path))
-        if lacking:
-            raise ManifestError(
-                f"{path}: no column {' and no column '.join(sorted(lacking))}, got {names}; name them {', '.join(COLUMNS)}"
-            )
-        yield from ((f"{path.name}:[{number}]", row["id"], row) for number, row in parquet.rows(path, COLUMNS))
+        _check_columns(path)
+        name = path.relative_to(files.folder).as_posix()
+        yield from ((f"{name}:[{number}]", row["id"], row) for number, row in parquet.rows(path, COLUMNS))
+
+
+def _check_columns(path: Path) -> None:
+    """Raises ManifestError."""
+    kinds = dict(parquet.columns_of(path))
+    lacking = set(COLUMNS) - kinds.keys()
+    if lacking:
+        raise ManifestError(
+            f"{path}: no column {' and no column '.join(sorted(lacking))}, got {[*kinds]}; name them {', '.join(COLUMNS)}"
+        )
+    if re.match("u?int|float|double|decimal", kinds["id"]):  # without its zeros 000002 could be MTG-Jamendo's 2
+        raise ManifestError(
+            f"{path}: id is {kinds['id']}, expected text: FMA's numbers have six digits; save the column as text, with its zeros"
+        )
 
 
 def _captions(entry: Any) -> list[Any]:

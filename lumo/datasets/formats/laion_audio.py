@@ -14,9 +14,8 @@ from typing import Any
 
 from lumo.datasets.formats.reading import Files, license_name, named
 from lumo.datasets.manifest import ManifestError
+from lumo.datasets.splits import SPLIT_WORDS
 from lumo.datasets.table import Lines
-
-SPLITS = {"train": "train", "valid": "eval", "test": "eval"}
 
 
 def read(files: Files, left_out: list[str]) -> Lines:
@@ -33,7 +32,7 @@ def read(files: Files, left_out: list[str]) -> Lines:
                     "archive": archive,
                     "offset": str(sound.offset_data),
                     "size": str(sound.size),
-                    "split": SPLITS.get(path.parent.name),
+                    "split": SPLIT_WORDS.get(path.parent.name),
                 } | _origin(said.get("original_data"))
                 captions = said["text"] if isinstance(said.get("text"), list) else []
                 for n, caption in enumerate(captions or [None], start=1):

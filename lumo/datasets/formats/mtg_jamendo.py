@@ -11,16 +11,15 @@ import re
 from lumo.datasets.formats.prompts import music_prompt
 from lumo.datasets.formats.reading import Files, license_name, named, stem, text_of
 from lumo.datasets.manifest import ManifestError
+from lumo.datasets.splits import SPLIT_WORDS
 from lumo.datasets.table import Lines
-
-SPLITS = {"train": "train", "validation": "eval", "test": "eval"}
 
 
 def read(files: Files, left_out: list[str]) -> Lines:
     known = licenses(files)
     split = [path for path in files.any_named("autotagging-*.tsv") if path.parent.name == "split-0"]
     for path in split or files.named("autotagging.tsv"):
-        part = SPLITS.get(path.stem.partition("-")[2])
+        part = SPLIT_WORDS.get(path.stem.partition("-")[2])
         for number, text in enumerate(text_of(path).splitlines()[1:], start=2):
             where = f"{path.name}:{number}"
             with named(where, left_out):
