@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from lumo.codecs.sizes import known_codecs
 from lumo.datasets import world
-from lumo.datasets.manifest import Row, read_manifest
+from lumo.datasets.manifest import Row, read_manifest, task_fault
 from lumo.params import ROOT, Profile, weights_folder
 from lumo.shards import Plan, Sample
 from lumo.tasks import Task
@@ -76,7 +76,7 @@ def preview(profile: Profile, tokenizer: UnifiedTokenizer) -> Preview:
 
 
 def _rows(profile: Profile) -> tuple[list[Row], int, dict[frozenset[str], float]]:
-    """The rows of a run, and how many can't be used: broken ones, and those whose files aren't there. Without a manifest the world's."""
+    """The rows of a run, and how many can't be used: broken ones, those of unknown tasks, and those whose files aren't there. Without a manifest the world's."""
     path = manifest(profile)
     if path is None or not path.is_file():
         kinds = {"image": profile.world.images, "audio": profile.world.clips, "image audio": profile.world.pairs}
@@ -91,8 +91,12 @@ def _rows(profile: Profile) -> tuple[list[Row], int, dict[frozenset[str], float]
             times,
         )
     rows, broken = read_manifest(path)
-    there = [row for row in rows if all((path.parent / medium.path).is_file() for _, medium in row.modalities.items())]
-    return there, len(broken) + len(rows) - len(there), {}
+    usable = [row for row in rows if not task_fault(row) and _is_there(row, path.parent)]
+    return usable, len(broken) + len(rows) - len(usable), {}
+
+
+def _is_there(row: Row, folder: Path) -> bool:
+    return all((folder / medium.path).is_file() for _, medium in row.modalities.items())
 
 
 def _first_codes(medium: str, tokenizer: UnifiedTokenizer) -> Int[np.ndarray, "n"]:
