@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -31,9 +32,11 @@ def planned_device(wanted: str) -> str:
 
 
 def use_threads(count: int) -> None:
-    """As many threads as a profile says; 0 leaves torch's own choice."""
-    if count:
-        torch.set_num_threads(count)
+    """As many threads as a profile says; 0 leaves torch's own choice. Never more than OMP_THREAD_LIMIT: torch 2.13 shares bf16 attention out
+    among the threads that it asked for, and where OpenMP gave fewer, parts stayed undone and the result was NaN."""
+    limit = os.environ.get("OMP_THREAD_LIMIT", "")
+    wanted = count or torch.get_num_threads()
+    torch.set_num_threads(min(wanted, int(limit)) if limit.isdecimal() and int(limit) else wanted)
 
 
 def synchronise(device: str) -> None:
