@@ -82,14 +82,8 @@ def _rows(profile: Profile) -> tuple[list[Row], int, dict[frozenset[str], float]
         kinds = {"image": profile.world.images, "audio": profile.world.clips, "image audio": profile.world.pairs}
         looked = {kind: min(count, ROWS_LOOKED_AT) for kind, count in kinds.items()}
         times = {frozenset(("text", *kind.split())): kinds[kind] / max(1, looked[kind]) for kind in kinds}
-        return (
-            [
-                Row.model_validate(row)
-                for row in world.rows(*looked.values(), profile.seed, profile.world.held_out_pairs)
-            ],
-            0,
-            times,
-        )
+        made = world.rows(*looked.values(), profile.seed, profile.world.held_out_pairs)
+        return [Row.model_validate(row) for row in made], 0, times
     rows, broken = read_manifest(path)
     usable = [row for row in rows if not task_fault(row) and _is_there(row, path.parent)]
     return usable, len(broken) + len(rows) - len(usable), {}

@@ -259,6 +259,20 @@ def test_a_model_that_was_cut_without_a_checkpoint_of_its_own_is_loaded_again(
     assert sorted(tmp_path.iterdir()) == there
 
 
+def test_the_model_that_was_cut_goes_on_when_its_last_checkpoint_is_damaged(tokenizer, samples, unbroken, tmp_path):
+    """Moved away, as the line says: the half that was loaded of it is no other run's beginning."""
+    model, feed = make_model(tokenizer.space, WARM), make_feed(samples, tokenizer.space, WARM)
+    with pytest.raises(Killed):
+        train(model, feed, WARM, tmp_path, 0, cut_at(5))
+    last = tmp_path / "checkpoint_000004"
+    (last / "optimiser.pt").write_bytes(b"half")
+    with pytest.raises(ModelError, match="move checkpoint_000004 away"):
+        train(model, feed, WARM, tmp_path, 0)
+    last.rename(tmp_path / "away")
+    train(model, feed, WARM, tmp_path, 0)
+    assert_same(tmp_path, unbroken["warm"])
+
+
 def test_a_model_is_known_by_its_folder_however_that_is_written(tokenizer, samples, unbroken, tmp_path, monkeypatch):
     model, feed = make_model(tokenizer.space, WARM), make_feed(samples, tokenizer.space, WARM)
     with pytest.raises(Killed):

@@ -60,9 +60,10 @@ def train(
     Writes `folder/log.jsonl` (one line a step), `folder/checkpoint_<step>/` and, at the end, `folder/final/`.
     show: called every `params.log_every` steps
     Returns first and last loss, tokens and target tokens of each task.
-    Raises ModelError for a model that was trained in this folder, where no checkpoint of this run is, for a loss that is not finite, for a log or a checkpoint
-    that is damaged or can't be written, and while another run trains in this folder; SpaceError for checkpoints of another token space;
-    MachineError when memory runs short or, of several processes, when the one that started them is gone: then a checkpoint is there.
+    Raises ModelError for a model that was trained in this folder, where no checkpoint of this run is, for a loss that is not finite, for a
+    log or a checkpoint that is damaged or can't be written, and while another run trains in this folder; SpaceError for checkpoints of
+    another token space; MachineError when memory runs short or, of several processes, when the one that started them is gone: then a
+    checkpoint is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
@@ -87,14 +88,15 @@ class _Run:
         start = model.begun[folder] if again else weights_sha256(model)
         self.identity = identity(params, seed, feed, start)
         last = self._last_checkpoint(again)
-        model.begun[folder] = start
         model.zero_grad(set_to_none=True)  # a step may have been cut between its gradients and its update
         # what is finished is loaded as it was read: it may be shown where it couldn't be trained
         if model.backbone_parameters() and not (last and last.name == "final"):
             full.share_out(model.base)
         self.optimiser = _optimiser(model, params)
-        self.done = resume(model, self.optimiser, last) if last else 0
-        model.begun[folder] = start  # which loading weights forgets
+        try:
+            self.done = resume(model, self.optimiser, last) if last else 0
+        finally:  # loading weights forgets where they came from, and may fail half-way
+            model.begun[folder] = start
         parallel.wait()  # nobody writes before all have read
 
     def _last_checkpoint(self, again: bool) -> Path | None:

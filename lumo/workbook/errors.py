@@ -17,8 +17,8 @@ PLACES = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
-GO_ON = "run the same command again, and it goes on where it stopped"
-MAKE_ROOM = f"free some space, then {GO_ON}"
+AGAIN = "run the same command again, and it goes on where it stopped"
+MAKE_ROOM = f"free some space, then {AGAIN}"
 INTERRUPTED = (
     "interrupted; run the cell again, or Restart Kernel and Run All: it goes on from the last whole shard or checkpoint"
 )
@@ -60,7 +60,7 @@ def one_line(error: BaseException) -> str:
         return f"disk full while writing {what}: {MAKE_ROOM}"
     if is_gpu_full(error):
         reason = " ".join(str(error).split())[:200]
-        return f"the GPU's memory is full ({reason}); lower tokens_per_batch or golden.batch_size, as `lumo plan` says; {GO_ON}"
+        return f"the GPU's memory is full ({reason}); lower tokens_per_batch or golden.batch_size, as `lumo plan` says; {AGAIN}"
     if is_place(error):
         return f"can't use {error.filename}: {error.strerror}; choose another path, or change its permissions"
     return f"{type(error).__name__}: {error}"
