@@ -17,12 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch.utils._pytree import tree_map_only
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 
-from lumo.codecs import CodecError, load_codecs, weights_sha256
+from lumo.codecs import CodecError, load_codecs
 from lumo.codecs.dac import DacCodec
 from lumo.codecs.encodec import EncodecCodec
 from lumo.codecs.spectral import SpectralCodec, SpectralConfig, level_codes, levels, shapes, spectra
 from lumo.codecs.twotone import TwoToneCodec, TwoToneConfig, cut, split
 from lumo.datasets import world
+from lumo.files import sha256_of
 from lumo.media import Audio, Image, MediaError, png_bytes, wav_bytes
 from lumo.params import MINIATURE, ParamsError, load_profile
 
@@ -225,7 +226,7 @@ def test_cards_say_what_the_codes_mean(toy_folder, codecs):
     assert {"sample_rate_hz", "channels", "frame_rate_hz", "bandwidth_kbps", "clip_s", "weights_sha256"} <= set(audio)
     assert (audio["frame_rate_hz"], audio["codebooks"], audio["cardinality"], audio["frames"]) == (50.0, 2, 16, 50)
     assert (image["codebooks"], image["cardinality"], image["frames"]) == (2, [16, 48], 16)
-    assert audio["weights_sha256"] == weights_sha256(toy_folder / "encodec" / "model.safetensors")
+    assert audio["weights_sha256"] == sha256_of(toy_folder / "encodec" / "model.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 import torch
 from refusals import refused
 
-from lumo.codecs import CodecError, load_codecs, weights_sha256
+from lumo.codecs import CodecError, load_codecs
 from lumo.codecs.encodec import EncodecCodec
+from lumo.files import sha256_of
 from lumo.media import Audio
 from lumo.params import load_profile
 
@@ -66,7 +67,7 @@ def test_a_profile_may_name_the_file(theirs):
     model, path = theirs
     audio = {"name": "encodec", "path": str(path), "bandwidth_kbps": 6.0} | ({"scale": 0.1} if model.normalize else {})
     codec = load_codecs(load_profile("smoke", {"codecs": {"audio": audio}}).codecs).audio
-    assert codec.card["weights_sha256"] == weights_sha256(path)
+    assert codec.card["weights_sha256"] == sha256_of(path)
 
 
 @pytest.mark.parametrize("fault", ["missing", "more", "cut", "another shape", "no dictionary", "empty"])

@@ -28,11 +28,12 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from lumo.codecs import CodecError, CodecSet, load_codecs, seed2, weights_sha256
+from lumo.codecs import CodecError, CodecSet, load_codecs, seed2
 from lumo.codecs.seed2 import Seed2Codec, read_unclip
 from lumo.codecs.seed2_network import Seed2, Seed2Config, file_keys
 from lumo.codecs.vectors import nearest
 from lumo.datasets.folder import Adoption, fitted
+from lumo.files import sha256_of
 from lumo.media import Image, MediaError, png_bytes
 from lumo.params import ParamsError, load_profile
 
@@ -330,7 +331,7 @@ def test_other_codes_are_refused(codec, codes):
 def test_the_card_says_what_the_codes_mean(codec, folder):
     card = codec.card
     assert json.loads(json.dumps(card)) == card
-    assert card["weights_sha256"] == weights_sha256(folder / "seed_quantizer.pt") and "vision_sha256" not in card
+    assert card["weights_sha256"] == sha256_of(folder / "seed_quantizer.pt") and "vision_sha256" not in card
     assert (card["resolution"], card["codebooks"], card["cardinality"], card["frames"]) == (224, 1, 64, 8)
 
 
@@ -357,7 +358,7 @@ def test_the_tower_may_lie_in_a_file_of_its_own(state, codec, pictures, tmp_path
     rest, tower = parted(state)
     both = Seed2Codec(saved(saved(tmp_path, rest), tower, "eva_vit_g.pth"), config=SMALL)
     assert np.array_equal(both.encode(pictures), codec.encode(pictures))
-    assert both.card["vision_sha256"] == weights_sha256(tmp_path / "eva_vit_g.pth")
+    assert both.card["vision_sha256"] == sha256_of(tmp_path / "eva_vit_g.pth")
     half = {key: value.half() for key, value in tower.items()}
     rounded = Seed2Codec(saved(tmp_path, half, "eva_vit_g.pth"), config=SMALL)
     assert {value.dtype for value in rounded.model.state_dict().values()} == {torch.float32}

@@ -20,13 +20,14 @@ from refusals import refused
 from torch.nn import functional as F
 
 from lumo import stages
-from lumo.codecs import CodecError, load_codecs, weights_sha256
+from lumo.codecs import CodecError, load_codecs
 from lumo.codecs.sizes import image_sizes
 from lumo.codecs.taming import VqganConfig
 from lumo.codecs.vectors import nearest
 from lumo.codecs.vqgan import Vqgan, VqganCodec
 from lumo.datasets import world
 from lumo.datasets.manifest import read_manifest
+from lumo.files import sha256_of
 from lumo.media import Image, MediaError, png_bytes
 from lumo.params import ImageCodec, ParamsError, load_profile
 from lumo.shards import Plan, read_shards, write_shards
@@ -327,7 +328,7 @@ def test_loading_twice_gives_the_same_codec(codec, whole, pictures):
 def test_the_card_says_what_the_codes_mean(codec, whole):
     card = codec.card
     assert json.loads(json.dumps(card)) == card
-    assert card["weights_sha256"] == weights_sha256(whole / "last.ckpt")
+    assert card["weights_sha256"] == sha256_of(whole / "last.ckpt")
     assert {key: card[key] for key in ("name", "resolution", "codebooks", "cardinality", "frames")} == {
         "name": "vqgan", "resolution": 64, "codebooks": 1, "cardinality": 24, "frames": 256}  # fmt: skip
 

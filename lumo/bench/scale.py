@@ -15,11 +15,10 @@ from typing import Any
 
 from lumo.bench.measure import Comparison, Disagreement, alternate
 from lumo.datasets import world
-from lumo.files import write_atomically
+from lumo.files import sha256_of, write_atomically
 from lumo.machine import status_bytes, use_threads
 from lumo.params import Profile
 from lumo.shards import Plan, engine_of, write_shards
-from lumo.shards.format import sha256_of
 from lumo.shards.jobs import BATCH
 from lumo.tokenizer import load_tokenizer
 

@@ -8,7 +8,6 @@ Axes: b clip or picture · k codebook · t frame (audio) or cell (image).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Int
 
+from lumo.files import sha256_of
 from lumo.media import Audio, ClipPolicy, Image
 from lumo.params import AudioCodec, ImageCodec, weights_folder
 from lumo.params import Codecs as CodecParams
@@ -63,12 +63,6 @@ class CodecSet:
         return {"image": self.image, "audio": self.audio}[modality]
 
 
-def weights_sha256(path: Path) -> str:
-    """SHA-256 of a weights file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def audio_card(codec: Any, frame_rate_hz: float, **more: Any) -> dict[str, Any]:
     """What an audio codec's codes mean. `codec` knows its file of weights and its clip policy."""
     return _card(codec) | {
@@ -89,7 +83,7 @@ def _card(codec: Any) -> dict[str, Any]:
     books = codec.cardinalities
     return {
         "name": codec.name,
-        "weights_sha256": weights_sha256(codec.weights),
+        "weights_sha256": sha256_of(codec.weights),
         "codebooks": codec.codebooks,
         "cardinality": books[0] if len(set(books)) == 1 else list(books),
         "frames": codec.frames,

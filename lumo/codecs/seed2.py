@@ -19,9 +19,10 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 
-from lumo.codecs import CodecError, check_pictures, image_card, weights_sha256
+from lumo.codecs import CodecError, check_pictures, image_card
 from lumo.codecs.seed2_network import Seed2Config, read_seed2
 from lumo.codecs.twotone import pixels_of
+from lumo.files import sha256_of
 from lumo.media import Image, read_image
 
 # of each channel in 0…1, as CLIP has them
@@ -59,7 +60,7 @@ class Seed2Codec:
     def card(self) -> dict[str, Any]:
         """How codes are drawn is no part of what they mean, so unclip/ and its steps aren't in it."""
         order = "queries in the order of the Q-Former, each knows those before it"
-        tower = {"vision_sha256": weights_sha256(self.files[1])} if len(self.files) > 1 else {}
+        tower = {"vision_sha256": sha256_of(self.files[1])} if len(self.files) > 1 else {}
         return image_card(self, self.config.resolution, order) | tower
 
     @property

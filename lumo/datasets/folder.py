@@ -29,7 +29,7 @@ from lumo.datasets.place import check_name, claimed
 from lumo.datasets.published import Published
 from lumo.datasets.splits import hash_of, set_apart
 from lumo.datasets.table import PICTURES, SOUNDS, read_table, spelled, usable
-from lumo.files import printable, write_atomically
+from lumo.files import printable, sha256_of, write_atomically
 from lumo.media import Audio, ClipPolicy, Image, MediaError, png_bytes, read_audio, read_image, wav_bytes
 
 SILENCE_DBFS = -80.0
@@ -221,14 +221,14 @@ def _kept(out: Path, stem: str, source: Path, medium: str, how: Adoption, done: 
     try:
         if not source.is_file():  # a pipe would be waited for
             raise MediaError(f"{source}: no file there; check the path in the table")
-        made_from = [_sha256(source), *how.way]
+        made_from = [sha256_of(source), *how.way]
     except OSError as error:
         raise MediaError(f"{source}: can't be read ({error.strerror or error}); check the path in the table") from error
     before: list[str] = []
     try:
         known = json.loads(note.read_text())
         before = [path for path in known["paths"] if re.fullmatch(rf"{stem}(-\d+)?\.(png|wav)", path)]
-        if known["from"] == made_from and before and known["sha256"] == [_sha256(out / path) for path in before]:
+        if known["from"] == made_from and before and known["sha256"] == [sha256_of(out / path) for path in before]:
             done.update(known["done"])
             return before
     except (OSError, ValueError, KeyError, TypeError):
@@ -254,11 +254,6 @@ def _kept(out: Path, stem: str, source: Path, medium: str, how: Adoption, done: 
     write_atomically(note, json.dumps(card) + "\n")  # last: all is there
     done.update(here)
     return paths
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- media ------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ Axes: n token.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tarfile
@@ -18,6 +17,7 @@ import numpy as np
 import webdataset
 from jaxtyping import Int
 
+from lumo.files import sha256_of
 from lumo.space import SpaceError, TokenSpace
 
 
@@ -114,8 +114,3 @@ def _unpack(members: dict[str, Any], space: TokenSpace) -> Sample:
     for line in ids.values():
         space.block_index(line)  # refuses ids outside the space
     return Sample(content["id"], ids, content["row"])
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,9 +20,9 @@ from jaxtyping import Int
 from lumo.codecs import CodecError
 from lumo.datasets.manifest import ManifestError, Row, inside, rows_at, stream_manifest, task_fault
 from lumo.datasets.splits import group_of, said_split
-from lumo.files import write_atomically
+from lumo.files import sha256_of, write_atomically
 from lumo.media import Audio, Image, MediaError
-from lumo.shards.format import Sample, sha256_of, tar_of
+from lumo.shards.format import Sample, tar_of
 from lumo.space import TokenSpace
 from lumo.tokenizer import UnifiedTokenizer
 
