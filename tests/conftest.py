@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # shapes are checked while the tests run, and cost nothing otherwise
@@ -42,11 +43,16 @@ with install_import_hook(
     from lumo.model import LumoModel
     from lumo.tokenizer import UnifiedTokenizer, load_text_tokenizer, make_space
 
+from toys import make_samples
 from transformers import EncodecConfig, EncodecModel, Qwen3Config, Qwen3ForCausalLM
 
+from lumo.shards import Sample
 from lumo.training import log
 
 torch.set_num_threads(1)
+settings.register_profile("lumo", deadline=None)  # no test asserts a time
+settings.load_profile("lumo")
+pytest.register_assert_rewrite("pages", "refusals", "runs")  # their asserts say what they compared, too
 
 QWEN = {
     "vocab_size": 768,
@@ -74,7 +80,8 @@ ENCODEC = {
 TWOTONE = TwoToneConfig(tones=16, masks=48)
 
 # each of these is long; they begin first, so that no core waits for one of them at the end
-LONG = ("notebooks", "training", "absurd", "cluster", "workbook", "scale", "full", "codecs", "plan", "shards")
+LONG = ("notebooks", "training", "absurd", "cluster", "resume", "runner", "scale", "full", "checkpoints",
+        "audio_codecs", "plan", "shards")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
@@ -173,6 +180,12 @@ def only_reads(tokenizer) -> UnifiedTokenizer:
     return UnifiedTokenizer(
         tokenizer.space, tokenizer.text, replace(tokenizer.codecs, image=OnlyReads(tokenizer.codecs.image))
     )
+
+
+@pytest.fixture(scope="session")
+def samples(tokenizer) -> list[Sample]:
+    """6 pictures and 6 sounds of the world."""
+    return make_samples(tokenizer, images=6, clips=6)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from conftest import make_base
 from safetensors.torch import load_file
@@ -26,6 +27,7 @@ SHARED = {"steps": 7, "tokens_per_batch": 250, "max_seq_len": 320, "rows_learnin
 FOUR = ("a2t", "i2t", "t2a", "t2i")  # what the samples here are for
 WARM = Training(**SHARED, rates={"a2t": 0.5, "i2t": 0.5})
 STAGE4 = Stage4(**SHARED, rates=dict.fromkeys(FOUR, 0.25), lora_rank=2, lora_learning_rate=3e-3, ramp_steps=2)
+PHASES = {"warm": WARM, "stage4": STAGE4}
 TWICE = STAGE4.model_copy(update={"tokens_per_batch": 700})
 
 
@@ -50,6 +52,15 @@ def run(folder: Path, samples, space, params: Training, seed: int = 0, show=lamb
     """A run from scratch, as a notebook starts it; the trained model and the result."""
     model = make_model(space, params, seed)
     return model, train(model, make_feed(samples, space, params, seed), params, folder, seed, show)
+
+
+@pytest.fixture(name="unbroken", scope="module")
+def fixture_unbroken(tokenizer, samples, tmp_path_factory) -> dict[str, Path]:
+    """A run of each phase that was never cut: its folder."""
+    folders = {phase: tmp_path_factory.mktemp(phase) for phase in PHASES}
+    for phase, params in PHASES.items():
+        run(folders[phase], samples, tokenizer.space, params)
+    return folders
 
 
 def cut_at(step: int):

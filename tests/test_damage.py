@@ -14,7 +14,6 @@ import torch
 from conftest import make_base
 from refusals import check_line
 from safetensors.torch import load_file, save_file
-from toys import make_samples
 
 from lumo import storage
 from lumo.model import LumoModel, ModelError
@@ -23,11 +22,6 @@ from lumo.training import summary
 from lumo.training.log import read_log, trim_log
 
 Damage = Callable[[Path], object]
-
-
-@pytest.fixture(scope="module")
-def samples(tokenizer):
-    return make_samples(tokenizer, images=6, clips=6)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import test_backbone
 import torch
 from conftest import make_base
 from refusals import check_line, refused
-from toys import logits_of, make_samples
+from toys import logits_of
 from transformers import AutoModelForCausalLM
 
 from lumo import full, parallel, plan, storage
@@ -28,11 +28,6 @@ from lumo.tokenizer import load_text_tokenizer, load_tokenizer
 from lumo.training import train
 
 FULL = runs.TWICE.model_copy(update={"tune": "full", "backbone_learning_rate": 1e-3})
-
-
-@pytest.fixture(scope="module")
-def samples(tokenizer):
-    return make_samples(tokenizer, images=6, clips=6)
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,12 @@ import pytest
 import runs
 import torch
 from refusals import check_line, refused
-from toys import make_samples
 
 from lumo import machine, watchdog
 from lumo.machine import MachineError
 from lumo.params import Training
 
 MIB = 2**20
-
-
-@pytest.fixture(scope="module")
-def samples(tokenizer):
-    return make_samples(tokenizer, images=6, clips=6)
 
 
 def memory_of(monkeypatch, readings: dict[int, int]) -> None:
@@ -33,7 +27,7 @@ def checkpoints(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("checkpoint_*"))
 
 
-@pytest.mark.parametrize("params", [runs.WARM, runs.STAGE4], ids=["warm", "stage4"])
+@pytest.mark.parametrize("params", runs.PHASES.values(), ids=runs.PHASES)
 @pytest.mark.parametrize("step", [1, 3, 4])  # checkpoint_every is 2: beside its steps, and on one
 def test_a_run_that_memory_ends_goes_on_bit_for_bit(tokenizer, samples, tmp_path, monkeypatch, params, step):
     runs.run(tmp_path / "unbroken", samples, tokenizer.space, params)

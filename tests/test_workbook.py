@@ -1,82 +1,25 @@
-"""The workbook without notebooks (runs, folders, figures, pages), then its runner with toys in real kernels."""
+"""The workbook without notebooks: how a run begins, its folder, its figures, its pages."""
 
 from __future__ import annotations
 
-import datetime
 import errno
-import io
 import json
 import math
-import os
 import re
-import signal
-import subprocess
-import sys
-import textwrap
-import time
-import warnings
-from collections.abc import Iterator
-from contextlib import redirect_stdout
-from pathlib import Path
 
-import nbformat
 import numpy as np
-import papermill
 import pytest
-import torch
 import yaml
-from refusals import check_line, refused
+from refusals import refused
+from workbooks import TODAY, finish, fixture_own_reports  # noqa: F401 - fixtures
 
-from lumo import __main__ as shell
-from lumo import files, workbook
+from lumo import files
 from lumo.params import PARAMS, ROOT, ParamsError, load_profile
-from lumo.workbook import WorkbookError, begin, folders, metrics, progress, run_notebook
-from lumo.workbook.errors import is_expected, one_line
+from lumo.workbook import WorkbookError, begin, folders, metrics, progress
+from lumo.workbook.errors import one_line
 from lumo.workbook.pages import write_index, write_reports_index
-from lumo.workbook.runner import find_notebook
 
-TODAY = f"{datetime.date.today():%Y-%m-%d}"
-
-
-@pytest.fixture(autouse=True)
-def own_reports(tmp_path, monkeypatch) -> Iterator[Path]:
-    handlers = {
-        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
-    }  # the shell sets its own
-    reports = tmp_path / "reports"
-    monkeypatch.setenv("LUMO_REPORTS", str(reports))
-    for name in ("LUMO_PROFILE", "LUMO_RUN_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # so does it with this
-    # the real package is 15 MB of weights, and others may be editing it while the tests run
-    monkeypatch.setattr(progress, "_package_sha256", lambda: "package")
-    yield reports
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def finish(folder: Path) -> None:
-    (folder / "report.json").write_text("{}")
-
-
-def toy(
-    folder: Path, name: str, *cells: str, parameters: str = 'profile = "mini"\nrun_dir = None\nstage4 = {}'
-) -> Path:
-    """A notebook as the real ones are built: title, parameters, setup, then the given code."""
-    code = nbformat.v4.new_code_cell
-    head = code(parameters, metadata={"tags": ["parameters"]})
-    setup = code(f'from lumo import workbook\n\nrun = workbook.begin("{name}", globals())')
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_markdown_cell(f"# {name} $x^2$"), head, setup, *map(code, cells)],
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-    )
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{name}.ipynb"
-    nbformat.write(notebook, path)
-    return path
-
-
-# --- begin -----------------------------------------------------------------------------------------------------------
+# --- begin ------------------------------------------------------------------------------------------------------------
 
 
 def test_begin_resolves_profile_and_overrides(own_reports):
@@ -143,6 +86,19 @@ def test_module_must_not_hide_a_parameter():
         begin("04_b", {"golden": math})
 
 
+def test_an_alias_bomb_is_one_short_line(tmp_path):
+    bomb = "&a [x, x, x, x, x, x, x, x, x]"
+    for name, inner in zip("bcdefghij", "abcdefghi", strict=True):
+        bomb = f"&{name} [{bomb}" + f", *{inner}" * 8 + "]"
+    (tmp_path / "bomb.yaml").write_text(f"profile: {bomb}\n")
+    with pytest.raises(ParamsError, match=r"bomb\.yaml: profile is") as caught:
+        load_profile(str(tmp_path / "bomb.yaml"))
+    assert max(map(len, str(caught.value).splitlines())) < 400
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
 def test_run_dir_choice(own_reports, tmp_path, monkeypatch):
     first = begin("01_a", {}).folder
     assert begin("02_b", {}).folder == first
@@ -181,7 +137,17 @@ def test_two_runners_in_one_folder(tmp_path):
         second.__enter__()
 
 
-# --- artifacts and figures -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("content", ["", "[]", "{", "3", "null", "\udcff"])
+@pytest.mark.parametrize("name", ["progress.json", "metrics.json", "metrics/01_a.json", "report.json"])
+def test_a_damaged_file_of_a_run_is_one_line(name, content, tmp_path):
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with refused(WorkbookError, str(tmp_path / name), "damaged, expected a JSON object", "remove the file"):
+        progress.read(tmp_path), metrics.read_metrics(tmp_path), metrics.read_part(tmp_path, "01_a")
+        folders.read_summary(tmp_path)
+
+
+# --- artifacts and figures --------------------------------------------------------------------------------------------
 
 
 def test_missing_input_names_the_notebook_that_makes_it(own_reports):
@@ -264,7 +230,7 @@ def test_provenance_is_plain_and_names_no_path():
     assert str(ROOT) not in json.dumps(origin)
 
 
-# --- pages -----------------------------------------------------------------------------------------------------------
+# --- pages ------------------------------------------------------------------------------------------------------------
 
 
 def test_index_is_escaped_and_says_the_verdict_first(own_reports):
@@ -292,50 +258,13 @@ def test_index_shows_the_change_since_the_last_report(own_reports):
     assert page.count("<table>") == page.count('<div class="wide"><table>') > 2  # wide ones scroll by themselves
 
 
-# --- the command line ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["report", "--profile", "minni"], r"ParamsError: profile 'minni' \(perhaps 'mini'\?\): no file"),
-        (["run", "04", "-p", "stage4.stepz", "1"], r"unknown key 'stage4.stepz' \(perhaps 'steps'\?\)"),
-        (["report", "-p", "stage4.steps", "ten"], "stage4.steps is 'ten'"),
-        (["report", "-p", "stage4.steps", "[1"], r"-p stage4.steps: '\[1': not YAML"),
-        (["report", "-p", "profile", "mini"], "chosen with --profile"),
-        (["run", "04_stage3"], r"'04_stage3' \(perhaps '04_stage4'\?\) is"),
-        (["run", "nothing"], "'nothing' is the start of 0 notebooks' names"),
-    ],
-)
-def test_expected_errors_end_in_one_line_and_status_1(words, line, capsys):
-    assert shell.main(words) == 1
-    said = capsys.readouterr().err
-    assert re.search(line, said) and len(said.splitlines()) == 1
-
-
-@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300, "/proc/nothing"])
-def test_a_run_folder_that_cant_be_one_is_one_line(tmp_path, capsys, place):
-    (tmp_path / "file").touch()
-    assert shell.main(["run", "01", "--profile", "smoke", "--run-dir", str(tmp_path / place)]) == 1
-    said = capsys.readouterr().err
-    assert "can't use" in said and "choose another path" in said and len(said.splitlines()) == 1
-
-
-@pytest.mark.parametrize("command", ["report", "run 01"])
-def test_a_reports_folder_that_cant_be_made_is_one_line(command, monkeypatch, capsys):
-    monkeypatch.setenv("LUMO_REPORTS", "/proc/nothing")
-    assert shell.main([*command.split(), "--profile", "smoke"]) == 1
-    check_line(capsys.readouterr().err.strip(), "can't use /proc/nothing", "choose another path")
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{", "3", "null", "\udcff"])
-@pytest.mark.parametrize("name", ["progress.json", "metrics.json", "metrics/01_a.json", "report.json"])
-def test_a_damaged_file_of_a_run_is_one_line(name, content, tmp_path):
-    (tmp_path / "metrics").mkdir()
-    (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
-    with refused(WorkbookError, str(tmp_path / name), "damaged, expected a JSON object", "remove the file"):
-        progress.read(tmp_path), metrics.read_metrics(tmp_path), metrics.read_part(tmp_path, "01_a")
-        folders.read_summary(tmp_path)
+def test_a_report_without_gates_is_no_success(own_reports):
+    run = begin("01_a", {})
+    (run.folder / "01_a.ipynb").write_text("{}")
+    assert '<p class="verdict bad">No gates.' in write_index(run.folder, ["01_a"], "lumo report").read_text()
+    run.record({"gates.01_a": [{"name": "g", "got": 0, "expected": 0, "passed": None}]})
+    page = write_index(run.folder, ["01_a"], "lumo report").read_text()
+    assert "No gates." in page and "<td>not applicable</td>" in page and "<p>Nothing.</p>" in page
 
 
 def test_a_damaged_report_doesnt_end_another(own_reports):
@@ -351,351 +280,3 @@ def test_a_damaged_report_doesnt_end_another(own_reports):
     page = write_reports_index(own_reports).read_text()
     assert page.count("its report.json is damaged") == 3 and "2 of 2 gates passed" in page
     assert 'href="b%231/index.html"' in page
-
-
-def test_an_alias_bomb_is_one_short_line(tmp_path):
-    bomb = "&a [x, x, x, x, x, x, x, x, x]"
-    for name, inner in zip("bcdefghij", "abcdefghi", strict=True):
-        bomb = f"&{name} [{bomb}" + f", *{inner}" * 8 + "]"
-    (tmp_path / "bomb.yaml").write_text(f"profile: {bomb}\n")
-    with pytest.raises(ParamsError, match=r"bomb\.yaml: profile is") as caught:
-        load_profile(str(tmp_path / "bomb.yaml"))
-    assert max(map(len, str(caught.value).splitlines())) < 400
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (
-            torch.OutOfMemoryError("CUDA out of memory. Tried\n to allocate"),
-            "the GPU's memory is full .* lower tokens_per_batch",
-        ),
-        (FileNotFoundError(2, "No such file or directory", "typo.csv"), None),
-    ],
-    ids=["gpu", "a file of one's own"],
-)
-def test_what_one_line_says_all_of_and_what_deserves_its_traceback(error, line):
-    assert is_expected(error) == (line is not None)
-    if line:
-        assert re.fullmatch(f"{line}.*", one_line(error))
-
-
-def test_the_command_runs_where_output_is_no_terminals(capsys):
-    with redirect_stdout(io.StringIO()) as out:
-        assert shell.main(["notebooks"]) == 0
-    assert "04_stage4" in out.getvalue()
-
-
-@pytest.mark.parametrize(("reader", "encoding"), [("gone", "utf-8"), ("there", "ascii")])
-def test_output_that_nobody_reads_and_a_terminal_without_utf8(reader, encoding):
-    """A shell's `lumo pull | head -1`, and a locale that has no `·`."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lumo", "pull"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONIOENCODING": encoding},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    if reader == "gone":
-        process.stdout.close()
-        said = process.stderr.read().decode()
-        check_line(said.strip(), "nobody reads the output any longer")
-    else:
-        out, said = process.communicate(timeout=60)
-        assert b"NAME or P0 \\xb7 to fetch it" in out and not said
-    assert process.wait(timeout=60) == (reader == "gone")
-
-
-def test_interrupt_is_status_130(monkeypatch, capsys):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(workbook, "report", interrupted)
-    assert shell.main(["report"]) == 130
-    assert "run the same command again to go on" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("command", ["report", "run", "notebooks", "plan", "train", "bench", "adopt", "pull", "kernel"])
-def test_every_command_has_its_help(command, capsys):
-    for words in (["--help"], [command, "--help"]):
-        with pytest.raises(SystemExit) as caught:
-            shell.main(words)
-        assert caught.value.code == 0
-        assert command in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("rows", ["0", "-3", "ten", "1.5"])
-def test_a_count_is_a_whole_number_above_0(rows, capsys):
-    with pytest.raises(SystemExit) as caught:
-        shell.main(["bench", "--rows", rows])
-    assert caught.value.code == 2 and f"got '{rows}', expected a whole number above 0" in capsys.readouterr().err
-
-
-def test_help_needs_no_torch():
-    code = "import sys; from lumo.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
-    code += "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
-
-
-def test_find_notebook(tmp_path):
-    for name in ("04_stage4", "05_golden", "10_connector", "11_visual_sft"):
-        toy(tmp_path / "nbs", name)
-    assert find_notebook("04", tmp_path / "nbs") == "04_stage4"
-    assert find_notebook("notebooks/05_golden.ipynb", tmp_path / "nbs") == "05_golden"
-    with pytest.raises(WorkbookError, match="'1' is the start of 2 notebooks' names; expected one of 04_stage4"):
-        find_notebook("1", tmp_path / "nbs")
-
-
-# --- with kernels ----------------------------------------------------------------------------------------------------
-
-
-def test_report_stops_at_a_failure_and_goes_on_after_mending(tmp_path, own_reports, capsys):
-    nbs = tmp_path / "nbs"
-    caption = "from IPython.display import HTML\nHTML('<b>pla' + 'yer</b>')"
-    record = (
-        "import os, sys\nrun.record(steps=run.profile.stage4.steps, python=sys.executable, cwd=os.getcwd())\n"
-        "run.record({'gates.01_a': [dict(name='g', got=1, expected='1', passed=True)]})"
-    )
-    toy(nbs, "01_a", "run.path('x').write_text('made')", record, caption)
-    toy(nbs, "02_b", "# a comment first\nx = run.needs('x', made_by='01_a').read_text()", "print(x)\n1 / 0")
-    names, arguments = ["01_a", "02_b"], {"reports": own_reports, "notebooks": nbs}
-    overrides = {"stage4": {"steps": 7}}
-
-    with pytest.raises(
-        WorkbookError, match=r"02_b failed in cell 5 \(print\(x\)\): ZeroDivisionError: division by zero"
-    ):
-        workbook.report("mini", overrides, names=names, **arguments)
-    folder = own_reports / f"{TODAY}-mini"
-    assert re.search(r"\[1/2\] 01_a … \d+ s  \(total \d+ s\)\n\[2/2\] 02_b … failed\n", capsys.readouterr().out)
-    assert (folder / "02_b.failed.ipynb").is_file() and not (folder / "02_b.ipynb").exists()
-    assert not folders.is_finished(folder)
-    assert "Stopped: 02_b failed in cell 5" in (folder / "index.html").read_text()
-    figures = metrics.read_metrics(folder)
-    assert (figures["steps"], figures["python"], figures["cwd"]) == (7, sys.executable, str(nbs))
-    assert figures["runs"]["01_a"]["overrides"] == {}
-
-    page = (folder / "01_a.html").read_text()
-    assert "<b>player</b>" in page
-    assert not re.search(r"""(src|href)=["']?(https?:)?//|import\(|import .* from ["']http""", page)
-
-    written = (folder / "01_a.ipynb").stat().st_mtime_ns
-    toy(nbs, "02_b", "x = run.needs('x', made_by='01_a').read_text()")
-    index = workbook.report("mini", overrides, names=names, **arguments)
-    said = capsys.readouterr().out
-    assert "[1/2] 01_a … done before" in said and said.endswith(f"gates: 1 of 1 passed\nreport: {index}\n")
-    assert index == folder / "index.html" and folders.is_finished(folder)
-    assert (folder / "01_a.ipynb").stat().st_mtime_ns == written
-    assert not (folder / "02_b.failed.ipynb").exists() and not list(folder.glob("*.partial*"))
-    seconds = metrics.read_metrics(folder)["seconds"]
-    assert seconds["total"] == pytest.approx(seconds["01_a"] + seconds["02_b"], abs=0.02)
-    assert f"{folder.name}/index.html" in (own_reports / "index.html").read_text()
-    assert str(tmp_path) not in (folder / "01_a.ipynb").read_text().replace(str(nbs), "")
-
-
-@pytest.fixture
-def pretended(monkeypatch):
-    """Notebooks that record one gate and leave their pages, without a kernel; those named in `failing` fail."""
-    failing: set[str] = set()
-
-    def pretend(name, profile, overrides, folder, notebooks):
-        if name in failing:
-            return workbook.Outcome(name, 1, folder / f"{name}.failed.ipynb", failure=workbook.Failure(4, "x", "E: e"))
-        gate = {"name": "g", "got": 0, "expected": "1", "passed": overrides.get("seed") == 1}
-        begin(name, {"run_dir": str(folder), "profile": profile}).record({f"gates.{name}": [gate]})
-        for suffix in (".ipynb", ".html"):
-            (folder / f"{name}{suffix}").write_text("{}")
-        progress.note_done(folder, name, "inputs", 1)
-        return workbook.Outcome(name, 1, folder / f"{name}.ipynb", folder / f"{name}.html")
-
-    monkeypatch.setattr(sys.modules["lumo.workbook.reporting"], "run_notebook", pretend)
-    return failing
-
-
-@pytest.mark.parametrize(
-    ("words", "status", "says"),
-    [
-        ([], 0, "gates: 0 of 6 passed; the exit status is 0 all the same, and 3 with --strict"),
-        (["--strict"], 3, "gates: 0 of 6 passed\n"),
-        (["--strict", "-p", "seed", "1"], 0, "gates: 6 of 6 passed\n"),
-    ],
-)
-def test_gates_that_fail_have_a_status_where_asked(words, status, says, pretended, own_reports, capsys):
-    assert shell.main(["report", *words]) == status
-    said = capsys.readouterr()
-    assert says in said.out
-    line = f"GatesFailed: 6 of 6 gates failed; {own_reports / f'{TODAY}-mini' / 'index.html'} says which\n"
-    assert said.err == (line if status else "")
-    assert folders.is_finished(own_reports / f"{TODAY}-mini")
-
-
-def test_one_notebook_is_indexed_too(pretended, own_reports, capsys):
-    folder = own_reports / f"{TODAY}-mini"
-    assert shell.main(["run", "01"]) == 0
-    assert (
-        capsys.readouterr().out
-        == f"01_token_space … 1 s\npage: {folder}/01_token_space.html\nindex: {folder}/index.html\n"
-    )
-    assert "Not finished: 1 of 6 notebooks done" in (folder / "index.html").read_text()
-    assert folder.name in (own_reports / "index.html").read_text()
-    assert shell.main(["report"]) == 0
-    assert folders.read_summary(folder)["gates"] == {"passed": 0, "total": 6}
-
-    # a finished report stays one, and says both commands
-    assert shell.main(["run", "04", "-p", "seed", "1", "--run-dir", str(folder)]) == 0
-    assert folders.read_summary(folder)["gates"] == {"passed": 1, "total": 6}
-    assert "lumo report --profile mini\nlumo run 04 --profile mini -p seed 1" in (folder / "index.html").read_text()
-
-    # one that lost a notebook isn't
-    pretended.add("05_golden")
-    assert shell.main(["run", "05", "--run-dir", str(folder)]) == 1
-    assert "WorkbookError: 05_golden failed in cell 4 (x): E: e" in capsys.readouterr().err
-    assert "Stopped: 05_golden failed" in (folder / "index.html").read_text() and not folders.is_finished(folder)
-
-
-def test_a_notebook_that_is_no_part_of_the_report_stays_in_the_index(pretended, own_reports):
-    folder = own_reports / f"{TODAY}-mini"
-    for words in (["run", "09"], ["run", "01"], ["report"]):
-        assert shell.main(words) == 0
-        page = (folder / "index.html").read_text()
-        assert 'href="09_benchmarks.html"' in page
-    assert folders.read_summary(folder)["gates"] == {"passed": 0, "total": 7}
-
-
-def test_a_report_without_gates_is_no_success(own_reports):
-    run = begin("01_a", {})
-    (run.folder / "01_a.ipynb").write_text("{}")
-    assert '<p class="verdict bad">No gates.' in write_index(run.folder, ["01_a"], "lumo report").read_text()
-    run.record({"gates.01_a": [{"name": "g", "got": 0, "expected": 0, "passed": None}]})
-    page = write_index(run.folder, ["01_a"], "lumo report").read_text()
-    assert "No gates." in page and "<td>not applicable</td>" in page and "<p>Nothing.</p>" in page
-
-
-def test_running_one_notebook_elsewhere(pretended, own_reports, tmp_path, capsys):
-    """No index beside a folder outside the reports, and no page of another profile's report is lost."""
-    assert shell.main(["run", "01", "--run-dir", str(tmp_path / "own")]) == 0
-    assert (tmp_path / "own" / "index.html").is_file() and not (tmp_path / "index.html").exists()
-    finish(tmp_path / "own")
-    assert shell.main(["run", "01", "--profile", "smoke", "--run-dir", str(tmp_path / "own")]) == 1
-    assert "holds a run of profile 'mini', got 'smoke'; choose another run_dir" in capsys.readouterr().err
-    assert folders.is_finished(tmp_path / "own") and (tmp_path / "own" / "01_token_space.ipynb").is_file()
-
-
-def test_notebooks_after_a_changed_one_run_again(tmp_path, own_reports, monkeypatch):
-    nbs = tmp_path / "nbs"
-    names = ["01_a", "02_b", "03_c"]
-    for name in names:
-        toy(nbs, name)
-    ran = []
-
-    def pretend(name, profile, overrides, folder, notebooks):
-        ran.append(name)
-        inputs = progress.inputs_sha256(load_profile(profile, overrides), notebooks / f"{name}.ipynb")
-        for suffix in (".ipynb", ".html"):
-            (folder / f"{name}{suffix}").write_text("{}")
-        failure = workbook.Failure(1, "x", "e") if name == "03_c" else None
-        if not failure:
-            progress.note_done(folder, name, inputs, 1)
-        return workbook.Outcome(name, 1, folder / f"{name}.ipynb", failure=failure)
-
-    monkeypatch.setattr(sys.modules["lumo.workbook.reporting"], "run_notebook", pretend)
-
-    def go(**more) -> list[str]:
-        ran.clear()
-        with pytest.raises(WorkbookError, match="03_c failed in cell 1"):
-            workbook.report("mini", reports=own_reports, notebooks=nbs, names=names, **more)
-        return list(ran)
-
-    assert go() == names
-    assert go() == ["03_c"]
-    toy(nbs, "01_a", "changed = 1")
-    assert go() == names
-    (own_reports / f"{TODAY}-mini" / "02_b.html").unlink()
-    assert go() == ["02_b", "03_c"]
-    assert go(fresh=True) == names
-    assert go(overrides={"seed": 3}) == names  # another resolved profile, another folder
-    assert len(folders.runs_of(own_reports, "mini")) == 3
-
-
-def test_dead_kernel_and_bad_parameter(tmp_path, own_reports):
-    nbs, folder = tmp_path / "nbs", own_reports / "run"
-    toy(nbs, "01_dies", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
-    failure = run_notebook("01_dies", "mini", {}, folder, nbs).failure
-    assert (failure.cell, failure.first_line) == (4, "import os, signal")
-    assert "the kernel died" in failure.error
-
-    # the shell checks parameters before the kernel starts; plain papermill can't
-    source = toy(nbs, "02_typo")
-    out = tmp_path / "out.ipynb"
-    with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(source, out, {"stage4": {"stepz": 1}}, progress_bar=False, kernel_name="python3")
-    assert caught.value.evalue.startswith("mini.yaml with parameters of 02_typo: unknown key 'stage4.stepz'")
-    assert len(caught.value.traceback) == 1
-
-
-def test_a_warning_and_an_interrupt_are_one_line_in_a_notebook(tmp_path, own_reports):
-    cells = ("import warnings\nwarnings.warn('mind this')", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)")
-    source, out = toy(tmp_path / "nbs", "01_a", *cells), tmp_path / "out.ipynb"
-    with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(source, out, progress_bar=False, kernel_name="python3")
-    assert caught.value.traceback == [
-        "interrupted; run the cell again, or Restart Kernel and Run All: it goes on from the last whole shard or checkpoint"
-    ]
-    said = [
-        output.text for cell in nbformat.read(out, 4).cells for output in cell.get("outputs", []) if "text" in output
-    ]
-    assert said == ["UserWarning: mind this\n"]
-
-
-def test_a_folder_that_is_removed_in_the_middle_is_one_line(tmp_path, own_reports):
-    toy(tmp_path / "nbs", "01_a", "import shutil\nshutil.rmtree(run.folder)")
-    with refused(WorkbookError, "removed while 01_a ran", "run the same command again"):
-        run_notebook("01_a", "mini", {}, own_reports / "run", tmp_path / "nbs")
-
-
-@pytest.mark.parametrize("start", ["root", "notebooks"])
-def test_plain_papermill_from_any_folder(start, tmp_path, own_reports, monkeypatch):
-    source = toy(tmp_path / "nbs", "01_a", "run.record(steps=run.profile.stage4.steps, cases=run.profile.golden.cases)")
-    monkeypatch.chdir(tmp_path if start == "root" else tmp_path / "nbs")
-    parameters = yaml.safe_load((PARAMS / "mini.yaml").read_text())  # what -f does
-    papermill.execute_notebook(os.path.relpath(source), "OUT.ipynb", parameters, progress_bar=False)
-    figures = metrics.read_metrics(own_reports / f"{TODAY}-mini")
-    assert (figures["steps"], figures["cases"]) == (parameters["stage4"]["steps"], parameters["golden"]["cases"])
-    assert figures["runs"]["01_a"]["overrides"] == {}
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
-def test_killed_in_the_middle(number, status, tmp_path, own_reports):
-    nbs = tmp_path / "nbs"
-    toy(
-        nbs,
-        "01_slow",
-        "import os, time\nrun.path('kernel').write_text(str(os.getpid()))\nrun.record(a=1)\ntime.sleep(60)",
-    )
-    script = textwrap.dedent(f"""
-        import functools, pathlib, sys
-        from lumo import __main__, workbook
-        workbook.report = functools.partial(
-            workbook.report, notebooks=pathlib.Path({str(nbs)!r}), names=["01_slow"])
-        sys.exit(__main__.main(["report"]))
-    """)
-    folder = own_reports / f"{TODAY}-mini"
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not metrics.at(metrics.read_metrics(folder), "a") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(number)
-    said = process.communicate(timeout=30)[1]
-    assert process.returncode == status
-    assert number == signal.SIGKILL or "run the same command again to go on" in said
-    kernel = int((folder / "artifacts" / "kernel").read_text())
-    while Path(f"/proc/{kernel}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not Path(f"/proc/{kernel}").exists()  # no kernel trains on after its runner
-
-    # nothing half-made is read as whole, and the next run goes on in the same folder
-    assert not (folder / "01_slow.ipynb").exists() and not folders.is_finished(folder)
-    assert json.loads((folder / "metrics.json").read_text())["a"] == 1
-    assert progress.read(folder) == {}
-    assert begin("01_slow", {}).folder == folder

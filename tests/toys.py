@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from lumo.batches import IGNORE
+from lumo.batches import IGNORE, Batch
 from lumo.datasets import world
 from lumo.datasets.manifest import check_row
 from lumo.model import LumoModel
@@ -51,6 +51,16 @@ def logits_of(model: LumoModel, ids: torch.Tensor) -> torch.Tensor:
     """Logits [n v] of one line of ids, alone: no cache, no padding, no packing."""
     steps = torch.arange(len(ids))
     return model.logits(model.hidden(ids[None], steps[None], (steps[:, None] >= steps)[None, None])[0])
+
+
+def sequences_of(batch: Batch) -> list[tuple[int, tuple[int, ...]]]:
+    """A batch unpacked: the group and the ids of each of its sequences."""
+    found = []
+    for ids, marks, groups in zip(batch.input_ids, batch.segment_ids, batch.groups, strict=True):
+        for mark in range(1, int(marks.max()) + 1):
+            (group,) = groups[marks == mark].unique().tolist()
+            found.append((group, tuple(ids[marks == mark].tolist())))
+    return found
 
 
 def loss_of(model: LumoModel, sequence: TokenSequence) -> torch.Tensor:
