@@ -83,3 +83,17 @@ def drop_table(lengths: Mapping[str, Lengths], max_seq_len: int, shorten_inputs:
         | {f"dropped at {limit}": found.dropped(limit, shorten_inputs) for limit in limits}
         for name, found in lengths.items()
     ]
+
+
+def drop_line(lengths: Mapping[str, Lengths], max_seq_len: int, shorten_inputs: bool = False) -> str:
+    """What a limit drops of which task, in one line.
+
+    >>> drop_line({"t2a": Lengths(Counter({10: 3, 20: 1})), "i2t": Lengths(Counter({5: 1}))}, 15)
+    'max_seq_len 15 drops 1 of 4 t2a (25 %)'
+    """
+    said = []
+    for name, found in lengths.items():
+        if count := found.dropped(max_seq_len, shorten_inputs):
+            total = found.whole.total()
+            said.append(f"{count} of {total} {name} ({100 * count / total:.3g} %)")
+    return f"max_seq_len {max_seq_len} drops {', '.join(said) or 'no sequence'}"

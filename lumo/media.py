@@ -143,8 +143,16 @@ def read_image(path: Path | str, resolution: tuple[int, int] | None = None) -> I
     return Image(np.ascontiguousarray(pixels))
 
 
-def describe(path: Path, medium: str) -> str:
-    """What a file's header says it is, in words; nothing is decoded. Raises MediaError."""
+@dataclass(frozen=True)
+class Header:
+    """What a file says it is. kind: a picture's size, a sound's rate and channels, in words; duration_s: a sound's"""
+
+    kind: str
+    duration_s: float | None = None
+
+
+def describe(path: Path, medium: str) -> Header:
+    """The header alone; nothing is decoded. Raises MediaError."""
     if not os.path.isfile(path):  # a pipe would be waited for
         raise MediaError(f"{path}: no file there; check the path in the manifest")
     try:
@@ -152,13 +160,13 @@ def describe(path: Path, medium: str) -> str:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", PILImage.DecompressionBombWarning)
                 with PILImage.open(path, formats=PICTURE_FORMATS) as file:
-                    return f"{file.width} x {file.height} pixels"
+                    return Header(f"{file.width} x {file.height} pixels")
         # opened here: by its name alone libsndfile takes what `read_audio` refuses
         with path.open("rb") as opened, soundfile.SoundFile(opened) as file:
             if file.format not in SOUND_FORMATS:
                 raise ValueError(f"format {file.format}")
             channels = f"{file.channels} channel{'s' if file.channels > 1 else ''}"
-            return f"{file.samplerate} Hz, {channels}, {file.frames / file.samplerate:.1f} s"
+            return Header(f"{file.samplerate} Hz, {channels}", file.frames / file.samplerate)
     # TypeError: a sound whose name ends in .raw wants to be told its rate
     except (OSError, SyntaxError, ValueError, TypeError, soundfile.LibsndfileError, *BOMBS) as error:
         reason = " ".join(str(getattr(error, "error_string", error)).split())

@@ -52,6 +52,10 @@ def test_report_stops_at_a_failure_and_goes_on_after_mending(tmp_path, own_repor
     page = (folder / "01_a.html").read_text()
     assert "<b>player</b>" in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//|import\(|import .* from ["']http""", page)
+    dark = page.partition('<style media="(prefers-color-scheme: dark)">')[2].partition("</style>")[0]
+    assert "--jp-layout-color0: #111;" in dark and "<" not in dark, (
+        "nbconvert's own dark colours, whole and nothing else"
+    )
 
     written = (folder / "01_a.ipynb").stat().st_mtime_ns
     toy(nbs, "02_b", "x = run.needs('x', made_by='01_a').read_text()")

@@ -6,11 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from toys import make_samples
 
 from lumo.datasets import world
 from lumo.shards import SPLITS, Plan, read_shards, stream_shards, write_shards
 from lumo.shards.audit import NAMED, ShardAudit, spot_checks
+from lumo.shards.reasons import reasons
+from lumo.shards.usage import CodebookUse
 
 SOUND = {"samples": 8, "out_of_place": 0, "in_two_splits": 0, "media_in_two_splits": 0, "golden_media_learned": 0, "repeated": 0}  # fmt: skip
 
@@ -119,9 +123,54 @@ def test_codebook_usage_by_hand(tokenizer):
     picture = np.stack([low["image0"] + np.arange(16) % 4, np.full(16, low["image1"])], 1).ravel()
     clip = np.stack([np.full(50, low["audio0"] + 7), low["audio1"] + np.arange(50) % 2], 1).ravel()
     train = [with_ids(samples[0], image=picture), with_ids(samples[1], audio=clip)]
-    used = [("image0", 4, 16, 2.0), ("image1", 1, 48, 0.0), ("audio0", 1, 16, 0.0), ("audio1", 2, 16, 1.0)]
-    assert audited({"train": train, "eval": samples}, tokenizer).usage() == used
-    assert audited({}, tokenizer).usage() == [(name, 0, size, 0.0) for name, _, size, _ in used]
+    books = audited({"train": train, "eval": samples}, tokenizer).usage()
+    assert [(b.name, b.used, len(b.counts), b.entropy_bits, b.perplexity) for b in books] == [
+        ("image0", 4, 16, 2.0, 4.0), ("image1", 1, 48, 0.0, 1.0), ("audio0", 1, 16, 0.0, 1.0), ("audio1", 2, 16, 1.0, 2.0)
+    ]  # fmt: skip
+    nothing = audited({}, tokenizer).usage()
+    assert [(b.used, b.entropy_bits, b.perplexity, b.ranked()) for b in nothing] == [(0, 0, 0, [])] * 4
+
+
+def test_rows_are_counted_by_source_task_and_split(splits, tokenizer):
+    rows = audited(splits, tokenizer).rows
+    assert rows.total() == 8 and {
+        split: sum(n for (*_, own), n in rows.items() if own == split) for split in splits
+    } == {split: len(samples) for split, samples in splits.items()}
+    assert {(source, task) for source, task, _ in rows} == {("world", "i2t"), ("world", "a2t")}
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(2, 60))
+def test_ranked_use_is_that_of_the_sorted_counts(counts, points):
+    book = CodebookUse("book", np.array(counts))
+    ranked, used = book.ranked(points), sorted((n for n in counts if n), reverse=True)
+    assert len(ranked) == min(points, len(used))
+    assert [y * sum(counts) / len(counts) for _, y in ranked] == pytest.approx(
+        [used[round(x * len(counts) / 100) - 1] for x, _ in ranked]
+    )
+    assert not ranked or (ranked[0][0], ranked[-1][0]) == pytest.approx(
+        (100 / len(counts), 100 * book.used / len(counts))
+    )
+    # as many codes, evenly used, would say as much: never more than occur, all of them where they are used alike
+    assert book.perplexity <= book.used + 1e-9
+    assert CodebookUse("book", np.minimum(counts, 1)).perplexity == pytest.approx(book.used)
+
+
+LINES = {
+    "audio/a1.wav: no file there; check the path in the manifest": "no file there",
+    "a: b; c.png: not a readable image (cannot identify: 'x'); export it again": "not a readable image …",
+    "x: codec 'audio' reads (Hz, channels, samples) (16000, 1, 16000), got (44100, 2, 882); resample or cut it first":
+        "codec 'audio' reads (Hz, channels, samples) (…, …, …), got (…, …, …)",
+    "row7: task is 't2v', expected i2t or t2i by its media; mend the row": "task is '…', expected i2t or t2i by its media",
+    "manifest.jsonl:12: 'x' has an empty caption, expected words; mend the row": "'…' has an empty caption, expected words",
+    "": "",
+}  # fmt: skip
+
+
+def test_lines_that_differ_in_names_and_numbers_alone_are_one_reason():
+    for line, reason in LINES.items():
+        assert reasons([line, line]) == {reason: 2}
+    other = "audio/b2.wav: no file there; check the path in the manifest"
+    assert reasons([*LINES, other])["no file there"] == 2
 
 
 # --- with their files -------------------------------------------------------------------------------------------------

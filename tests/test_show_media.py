@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,7 +11,7 @@ from pages import RATE, noise_image, payload, read, tone
 from PIL import Image as PILImage
 
 from lumo.media import Audio
-from lumo.show import bars, curves, grid, histogram, picture, player, spectrogram
+from lumo.show import grid, picture, player, spectrogram
 from lumo.show.sounds import SPECTRUM_DB, spectrum_db
 
 # --- sounds -----------------------------------------------------------------------------------------------------------
@@ -159,55 +156,3 @@ def test_a_grid_is_one_table_in_order():
     assert "no pictures" in read(grid([])).words
     with pytest.raises(ValueError, match="at least 1"):
         grid([(images[0], "")], columns=0)
-
-
-# --- figures ----------------------------------------------------------------------------------------------------------
-
-
-def test_curves_say_first_and_last_and_draw_each_series():
-    page = curves(
-        {"t2i": [(0, 8.5), (10, 2.0)], "_val": [(0, 9.0), (5, np.nan), (10, 3.0)], "none": []}, "Loss", "step", "nats"
-    )
-    assert (
-        "t2i   8.5 → 2" in page.text
-        and "_val  9 → 3, 1 of 3 not finite" in page.text
-        and "none  no points" in page.text
-    )
-    (source,) = read(page).sources("img")
-    pixels = np.asarray(PILImage.open(io.BytesIO(payload(source))).convert("RGBA")).reshape(-1, 4)
-    for colour in ("#0072B2", "#D55E00"):
-        rgb = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
-        assert (pixels == [*rgb, 255]).all(axis=1).sum() > 50, f"no line in {colour}"
-    assert (pixels[:, 3] == 0).mean() > 0.5, "the ground is to be see-through, for dark themes"
-    read(curves({})), read(curves({"a": [(0, 1), (1, 100)]}, log_y=True))
-
-
-def test_bars_put_the_whisker_where_the_interval_is():
-    page = bars({"shuffled": (2.0, 1.0, 3.0), "noise": (0.0, -1.0, 1.0)}, "Ablation", "nats")
-    first, second = (payload(source).decode() for source in read(page).sources("img"))
-    place = [float(number) for number in re.search(r"M([\d.]+) 9H([\d.]+)", first).groups()]
-    mean = float(re.search(r'cx="([\d.]+)"', first)[1])
-    zero = float(re.search(r'd="M([\d.]+) 0V18', first)[1])
-    # scale -1.2 to 3.2 over 260 pixels
-    assert [zero, place[0], mean, place[1]] == pytest.approx([(v + 1.2) / 4.4 * 260 for v in (0, 1, 2, 3)], abs=0.1)
-    assert "#0072B2" in first and "#E69F00" in second, "an interval that holds the line looks otherwise"
-    assert "shuffled     2    1     3" in page.text
-    with pytest.raises(ValueError, match="expected low ≤ mean ≤ high"):
-        bars({"a": (4.0, 1.0, 3.0)})
-    read(bars({})), read(bars({"a": (1.0, 1.0, 1.0)}))
-
-
-def test_a_histogram_counts_what_it_leaves_out():
-    page = histogram({"train": [1.0, 2.0, 3.0, np.nan], "none": []}, x="tokens")
-    assert "3 values, 1 to 3, mean 2, 1 not finite" in page.text and "no values" in page.text
-    read(page)
-
-
-def test_figures_leave_pyplot_alone():
-    code = (
-        "import sys; import numpy as np; from lumo.media import Audio; from lumo.show import *;"
-        "curves({'a': [(0, 1)]}); histogram({'a': [1]}); spectrogram(Audio(np.zeros((1, 99), np.float32), 8000));"
-        "print('matplotlib.pyplot' in sys.modules, 'ipywidgets' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"] and done.stderr == ""

@@ -32,6 +32,7 @@ from lumo.show import (
     spectrogram,
     stack,
     table,
+    tally,
 )
 
 # --- outside text stays text ------------------------------------------------------------------------------------------
@@ -52,7 +53,8 @@ def pages_with(text: str) -> dict[str, Page]:
         "gates": gates([Gate(text, text, text, False), Gate(text, 1, 1, True)]),
         "curves": curves({text: series}, text, text, text),
         "bars": bars({text: (1.0, 0.5, 1.5)}, text, text),
-        "histogram": histogram({text: [1, 2, 2]}, text, text),
+        "histogram": histogram({text: [1, 2, 2]}, text, text, limit=(text, 1)),
+        "tally": tally({(text, text): 1}, [text], text, across=[text]),
         "strip": ids_strip([text, "text"], [True, False], [text, text], text),
         "cases": cases_table(make_cases(text)),
         "case": stack(*(case_page(case) for case in make_cases(text))),

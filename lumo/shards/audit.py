@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from jaxtyping import Int
 
 from lumo.datasets.manifest import inside
 from lumo.shards.format import Sample
+from lumo.shards.usage import CodebookUse
 from lumo.tokenizer import UnifiedTokenizer
 
 NAMED = 20  # faulty samples that are named; the rest is counted
@@ -28,12 +29,14 @@ class ShardAudit:
 
     every: of how many samples one is kept in `spots`, for `spot_checks`
     faults: the first samples whose ids aren't as many as their codec gives, or aren't each in its own block
+    rows: how many samples there are of which (source, task, split)
     """
 
     def __init__(self, tokenizer: UnifiedTokenizer, every: int):
         self.tokenizer, self.every = tokenizer, every
         self.spots: list[Sample] = []
         self.faults: list[str] = []
+        self.rows: Counter[tuple[str, str, str]] = Counter()
         self._faulty = self._samples = 0
         self._counts = np.zeros(tokenizer.space.size, dtype=np.int64)
         self._ids, self._media, self._contents = (Hashes(lambda: array("Q")) for _ in range(3))
@@ -49,6 +52,7 @@ class ShardAudit:
         if self._samples % self.every == 0:
             self.spots.append(sample)
         self._samples += 1
+        self.rows[sample.row["source"], sample.row["task"], split] += 1
         if fault := _fault(sample, self.tokenizer):
             self._faulty += 1
             self.faults += [f"{split}: {sample.id}: {fault}"] if len(self.faults) < NAMED else []
@@ -80,15 +84,11 @@ class ShardAudit:
             "samples_sha256": self._whole.hexdigest(),
         }
 
-    def usage(self) -> list[tuple[str, int, int, float]]:
-        """For each block of codes: its name, how many of its codes occur in train, of how many, and their entropy in bits."""
-        table = []
-        for block in self.tokenizer.space.blocks[2:]:
-            own = self._counts[block.start : block.end]
-            share = own[own > 0] / max(1, own.sum())
-            entropy = round(float(-(share * np.log2(share)).sum()), 2)
-            table.append((block.name, int((own > 0).sum()), block.size, entropy))
-        return table
+    def usage(self) -> list[CodebookUse]:
+        """Of each block of codes, how often which of them occurs in train."""
+        return [
+            CodebookUse(block.name, self._counts[block.start : block.end]) for block in self.tokenizer.space.blocks[2:]
+        ]
 
 
 def spot_checks(spots: Iterable[Sample], tokenizer: UnifiedTokenizer, base: Path) -> dict[str, int]:

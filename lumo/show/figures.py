@@ -1,4 +1,4 @@
-"""Line plots, histograms and interval bars.
+"""Line plots and interval bars, and what other figures are made with.
 
 Figures are matplotlib's own `Figure` objects, never pyplot: widget callbacks run beside the cells and corrupt pyplot's
 current figure. Names stand in the HTML around a figure, where they are escaped, can be copied, and have every glyph.
@@ -22,6 +22,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("solid", "dashed", "dotted")
 _INK = "#808080"  # reads on light and on dark; figures have no ground of their own
 _WIDTH_PX, _HEIGHT_PX = 620, 280
+_KEY = "display:inline-block;width:18px;vertical-align:middle;margin:0 6px 0 0"
 
 
 def curves(
@@ -36,45 +37,20 @@ def curves(
     series: name → (x, y) points, in order; a y that is not finite leaves a gap and is counted in the legend
     x, y: names of the axes, with their units; log_y: logarithmic y axis
     """
-    figure, axes = blank_figure(_WIDTH_PX, _HEIGHT_PX, fonts=8.0)
-    legend, lines = [], []
+    figure, axes = blank_figure(_WIDTH_PX, _HEIGHT_PX, fonts=9.0)  # still read where a phone shrinks it
+    keys, lines = [], []
     for index, (name, points) in enumerate(series.items()):
         values = np.asarray(points, dtype=float).reshape(-1, 2)
         colour, dash = COLOURS[index % len(COLOURS)], _DASHES[index // len(COLOURS) % len(_DASHES)]
         few = "o" if len(values) < 25 else None
         axes.plot(values[:, 0], values[:, 1], color=colour, linestyle=dash, linewidth=1.4, marker=few, markersize=3)
-        legend.append((colour, dash, name, _first_to_last(values[:, 1])))
+        keys.append((colour, dash, name, _first_to_last(values[:, 1])))
         lines.append([plain(name), _first_to_last(values[:, 1])])
     if log_y:
         axes.set_yscale("log")
-    _name_axes(axes, x, y)
+    name_axes(axes, x, y)
     text = "\n".join(filter(None, [plain(title), text_table(["", f"{plain(y) or 'value'}, first → last"], lines)]))
-    return _figure_page(figure, title, legend, text)
-
-
-def histogram(values: Mapping[str, Sequence[float]], title: str = "", x: str = "", bins: int = 30) -> Page:
-    """How often which value occurs, all names on the same bins.
-
-    values: name → numbers; those that are not finite are left out of the picture and counted in the legend
-    """
-    finite = {name: np.asarray(some, dtype=float).ravel() for name, some in values.items()}
-    lost = {name: int((~np.isfinite(some)).sum()) for name, some in finite.items()}
-    finite = {name: some[np.isfinite(some)] for name, some in finite.items()}
-    everything = np.concatenate([*finite.values(), np.zeros(0)])
-    edges = np.histogram_bin_edges(everything, bins=bins) if everything.size else np.linspace(0, 1, bins + 1)
-    figure, axes = blank_figure(_WIDTH_PX, _HEIGHT_PX, fonts=8.0)
-    legend, lines = [], []
-    for index, (name, some) in enumerate(finite.items()):
-        colour, dash = COLOURS[index % len(COLOURS)], _DASHES[index // len(COLOURS) % len(_DASHES)]
-        counts, _ = np.histogram(some, edges)
-        axes.stairs(counts, edges, color=colour, linestyle=dash, linewidth=1.4)
-        axes.stairs(counts, edges, color=colour, fill=True, alpha=0.15)
-        words = _spread(some) + (f", {lost[name]} not finite" if lost[name] else "")
-        legend.append((colour, dash, name, words))
-        lines.append([plain(name), words])
-    _name_axes(axes, x, "count")
-    text = "\n".join(filter(None, [plain(title), text_table(["", plain(x) or "value"], lines)]))
-    return _figure_page(figure, title, legend, text)
+    return Page(title_line(title) + image_of(figure, text, _WIDTH_PX) + legend(keys), text)
 
 
 def bars(
@@ -159,36 +135,37 @@ def figure_uri(figure: Figure, kind: str) -> str:
     return data_uri(buffer.getvalue(), f"image/{kind}")
 
 
-def _name_axes(axes: Axes, x: str, y: str) -> None:
+def name_axes(axes: Axes, x: str, y: str) -> None:
     axes.set_xlabel(plain(x))
     axes.set_ylabel(plain(y))
     axes.grid(True, color=_INK, alpha=0.25, linewidth=0.5)
 
 
-def _figure_page(figure: Figure, title: str, legend: Sequence[tuple[str, str, str, str]], text: str) -> Page:
-    keys = "".join(
-        tag(
-            "div",
-            tag(
-                "span",
-                style=f"display:inline-block;width:18px;border-top:3px {dash} {colour};"
-                "vertical-align:middle;margin:0 6px 0 0",
-            )
-            + escape(name)
-            + tag("span", escape(f"  {words}"), style="opacity:0.7;white-space:pre"),
-            style="margin:0 18px 0 0",
-        )
-        for colour, dash, name, words in legend
+def legend(keys: Sequence[tuple[str, str, str, str]]) -> str:
+    """HTML that says which line is which: (colour, dash, name, words) each."""
+    lines = (
+        tag("span", style=f"{_KEY};border-top:3px {dash} {colour}")
+        + escape(name)
+        + tag("span", escape(f"  {words}"), style="opacity:0.7;white-space:pre")
+        for colour, dash, name, words in keys
     )
-    picture = tag(
+    return tag(
+        "div",
+        "".join(tag("div", line, style="margin:0 18px 0 0") for line in lines),
+        style="display:flex;flex-wrap:wrap",
+    )
+
+
+def image_of(figure: Figure, alt: str, width_px: int) -> str:
+    """HTML of a figure, loaded when it is looked at; it shrinks on a small screen."""
+    return tag(
         "img",
         src=figure_uri(figure, "png"),
-        alt=text,
-        width=_WIDTH_PX,
+        alt=alt,
+        width=width_px,
         loading="lazy",
         style="max-width:100%;height:auto;margin:0;display:block",
     )
-    return Page(title_line(title) + picture + tag("div", keys, style="display:flex;flex-wrap:wrap"), text)
 
 
 def _first_to_last(values: np.ndarray) -> str:
@@ -197,10 +174,3 @@ def _first_to_last(values: np.ndarray) -> str:
     lost = int((~np.isfinite(values)).sum())
     words = f"{format_value(values[0])} → {format_value(values[-1])}"
     return words + (f", {lost} of {len(values)} not finite" if lost else "")
-
-
-def _spread(values: np.ndarray) -> str:
-    if not values.size:
-        return "no values"
-    low, mean, high = (format_value(float(value)) for value in (values.min(), values.mean(), values.max()))
-    return f"{values.size} values, {low} to {high}, mean {mean}"

@@ -8,12 +8,18 @@ from typing import Any
 from urllib.parse import quote
 
 # nbconvert's lab template loads require.js, MathJax, mermaid and the widget manager from the net; offline they are
-# dead, and widgets need a kernel that a page doesn't have
+# dead, and widgets need a kernel that a page doesn't have. Its dark colours are laid over the light ones where the reader's machine is dark
 _TEMPLATE = """{% extends 'index.html.j2' %}
 {% block html_head_js %}{% endblock %}
 {% block jupyter_widgets %}{% endblock %}
 {% block html_head_js_mathjax %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
+{% block notebook_css %}{{ super() }}
+<style media="(prefers-color-scheme: dark)">
+:root { color-scheme: dark }
+{{ resources.include_css("static/theme-dark.css") | striptags }}
+</style>
+{% endblock %}
 """
 
 _STYLE = """
