@@ -104,7 +104,10 @@ def losses(
 def run(
     task_name: str, cases: Sequence[Sample], model: LumoModel, tokens_per_batch: int, seed: int
 ) -> dict[str, CaseLosses]:
-    """The losses of every arm of a task, on the same cases in the same order. Cases of one cluster have no `shuffled`: it would be their own input."""
+    """The losses of every arm of a task, on the same cases in the same order.
+
+    Cases of one cluster have no `shuffled`: it would be their own input.
+    """
     task, results = TASKS[task_name], {}
     clusters = np.unique([combination(case) for case in cases], return_inverse=True)[1]
     for arm, (kind, given) in _changes(task).items():

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging
 
 from lumo import full
@@ -30,6 +29,7 @@ from lumo.params import Profile, weights_folder
 from lumo.segments import Segments
 from lumo.space import TokenSpace
 from lumo.tokenizer import load_config
+from lumo.wording import in_short
 
 # a bar that ends within a second is noise in a notebook's output
 logging.disable_progress_bar()
@@ -54,8 +54,8 @@ ROUNDING_OF_HALF = 0.1
 class Skeleton:
     """A model that has shapes and no values, on the device "meta"; with LoRA, or with layers that train.
 
-    base_bytes: the base's weights; base_numbers: how many; adapters: LoRA's numbers; width: of an embedding row; tables: of rows, two where the head is untied
-    tuned: numbers of the base's own that train
+    base_bytes: the base's weights; base_numbers: how many; tuned: those of them that train; adapters: LoRA's numbers
+    width: of an embedding row; tables: of rows, two where the head is untied
     """
 
     model: nn.Module
@@ -87,7 +87,7 @@ def skeleton(profile: Profile) -> Skeleton:
         with torch.device("meta"):
             base = AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False)
     except Exception as error:  # sizes that don't fit each other fail in whatever layer meets them
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = in_short(f"{type(error).__name__}: {error}")
         folder = weights_folder(profile.backbone.path, "backbone")
         raise ModelError(
             f"{folder / 'config.json'}: no model can be made by it ({reason}); take another backbone"
@@ -130,9 +130,8 @@ def load_base(folder: Path, dtype: torch.dtype | str = "auto") -> nn.Module:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{folder}: no causal language model that can be read ({reason}); "
+            f"{folder}: no causal language model that can be read ({in_short(error)}); "
             "expected a Hugging Face model folder with config.json and safetensors weights"
         ) from error
     # transformers fills what is missing with random numbers and goes on
@@ -161,7 +160,7 @@ def check_logits(model: LumoModel, where: str) -> None:
                 stock = torch.cat([model.base(input_ids=line[None]).logits[0, :, some].float() for line in lines])
                 ours = run(model, lines).float() @ model.head_rows(some).T
         except Exception as error:  # code that lumo doesn't know fails in whatever way it likes
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            reason = in_short(f"{type(error).__name__}: {error}")
             raise ModelError(
                 f"{where}: {name} can't be run with lines {way} ({reason}); "
                 "expected attention that takes embeddings, a mask and a cache; take another backbone"
@@ -203,7 +202,7 @@ def _oddities(base: nn.Module) -> str:
     return ", ".join(odd) or "something in its layers is done otherwise"
 
 
-def _checked_config(profile: Profile) -> Any:
+def _checked_config(profile: Profile) -> PreTrainedConfig:
     """The backbone's config. Raises ModelError for what lumo wouldn't compute as transformers does."""
     folder = weights_folder(profile.backbone.path, "backbone")
     config = load_config(folder)

@@ -95,7 +95,10 @@ def spread(values: Sequence[float | None], worst: Callable[[Any], Any] = np.min)
 
 
 def magnitudes(samples: Float[np.ndarray, "c samples"], window: int) -> Float[np.ndarray, "c t f"]:
-    """Of the spectra of Hann windows, a quarter of a window apart; the clip is mirrored at its ends, so the first one is centred on its beginning."""
+    """Of the spectra of Hann windows, a quarter of a window apart.
+
+    The clip is mirrored at its ends, so the first window is centred on its beginning.
+    """
     padded = np.pad(samples.astype(np.float64), ((0, 0), (window // 2, window // 2)), mode="reflect")
     frames = sliding_window_view(padded, window, axis=1)[:, :: window // 4]
     hann = np.hanning(window + 1)[:-1]

@@ -7,7 +7,6 @@ Axes: b row · s step in a row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +22,13 @@ from lumo.loss import CHUNK_BYTES
 from lumo.machine import planned_device, shares_memory, status_bytes
 from lumo.params import Profile
 from lumo.shards.jobs import BATCH
+from lumo.space import TokenSpace
 from lumo.static import whole_windows
 from lumo.tasks import TASKS
 from lumo.tokenizer import UnifiedTokenizer
+from lumo.wording import in_short
 
-FP32 = 4
+FP32 = 4  # bytes of a number
 
 
 class PlanError(ValueError):
@@ -37,6 +38,23 @@ class PlanError(ValueError):
 # Of the activations: gradients in flight, and freed blocks that don't fit what comes next. Measured with glibc on the mini profile with 768 to
 # 6,144 tokens a batch, where it put the peak within 4 % each time; for CUDA's own allocator it is a guess.
 SLACK = {"cpu": 1.1, "cuda": 0.3}
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A stage's steps, as far as their memory and their time depend on them.
+
+    tokens: real ones of a step, in the mean; rows, length: of a process's part of the largest batch that was looked at
+    supervised: the most tokens of such a part that the loss looks at; processes: how many share a batch
+    times: how many times as large the run's batches are as those that were looked at; `tokens` and `supervised` are the run's
+    """
+
+    tokens: float
+    rows: int
+    length: int
+    supervised: int
+    times: float
+    processes: int
 
 
 @dataclass(frozen=True)
@@ -57,50 +75,50 @@ def codec_memory(profile: Profile, codecs: CodecSet) -> CodecMemory:
     shared = shares_memory(planned_device(profile.device))
     # a network that this process has read by now is in `held_bytes`
     read = [medium for medium in needs if shared and not isinstance(codecs[medium], CodecSizes)]
-    written = {TASKS[name].target for name in profile.tasks}  # what is only read is never drawn
+    targets = {TASKS[name].target for name in profile.tasks}
+    written = [need for medium, need in needs.items() if medium in targets]  # what is only read is never drawn
+    weights = sum(need.weights_bytes for medium, need in needs.items() if medium not in read)
     return CodecMemory(
-        sum(
-            (need.late_bytes if medium in written else 0) + (0 if medium in read else need.weights_bytes)
-            for medium, need in needs.items()
-        ),
-        max(need.encoding_bytes * (BATCH if need.encodes_batches else 1) for need in needs.values()),
-        max(
-            (need.decoding_bytes * (_golden_batch(profile) if need.decodes_batches else 1) if medium in written else 0)
-            for medium, need in needs.items()
-        ),
+        standing_bytes=weights + sum(need.late_bytes for need in written),
+        encoding_bytes=max(need.encoding(BATCH) for need in needs.values()),
+        decoding_bytes=max((need.decoding(_golden_batch(profile)) for need in written), default=0),
     )
 
 
+def new_numbers(space: TokenSpace, bare: Skeleton) -> int:
+    """Numbers in the new rows, with those of a head that isn't tied."""
+    return space.new_rows * bare.width * bare.tables
+
+
 def training_bytes(
-    profile: Profile, tokenizer: UnifiedTokenizer, look: Mapping[str, float], bare: Skeleton, memory: CodecMemory
+    profile: Profile, tokenizer: UnifiedTokenizer, steps: Steps, bare: Skeleton, memory: CodecMemory
 ) -> dict[str, int]:
     """Bytes at the peak of a stage's step. Of the warm start it counts LoRA too, which that hasn't.
 
-    look: rows and their length of a process's largest batch, how many times as large the run's is; supervised tokens; processes
     Of several processes on shared memory all are counted; GPUs each have their own, and the first one holds the notebook's model besides.
     """
     device = planned_device(profile.device)
-    rows = tokenizer.space.new_rows * bare.width * bare.tables
-    activations = round(activation_bytes(bare.model, int(look["rows"]), int(look["row"])) * look["times"])
-    own = bare.tuned // int(look["processes"])  # of layers that train each process keeps its part
+    rows = new_numbers(tokenizer.space, bare)
+    activations = round(activation_bytes(bare.model, steps.rows, steps.length) * steps.times)
+    own = bare.tuned // steps.processes  # of layers that train each process keeps its part
     parts = (
         _standing(profile, bare, memory)
-        | _tuned_bytes(bare, own, int(look["processes"]))
+        | _tuned_bytes(bare, own, steps.processes)
         | {
             "new rows and their gradient": 2 * rows * FP32,
             "LoRA and its gradient": 2 * bare.adapters * FP32,
             "optimiser": 2 * (rows + bare.adapters + own) * FP32,  # AdamW's two moments
             "activations": activations,
             "gradients in flight, allocator": round(SLACK[device] * activations),
-            "logits": 2 * min(CHUNK_BYTES, int(look["supervised"]) * tokenizer.space.size * FP32),
+            "logits": 2 * min(CHUNK_BYTES, steps.supervised * tokenizer.space.size * FP32),
         }
     )
-    copies = _copied_bytes(bare, device, int(look["processes"]))
-    if look["processes"] == 1:
+    copies = _copied_bytes(bare, device, steps.processes)
+    if steps.processes == 1:
         return parts | copies
     beside = sum(_standing(profile, bare, memory).values()) + (rows + bare.adapters) * FP32
-    times = int(look["processes"]) if shares_memory(device) else 1
-    return {name: times * size for name, size in parts.items()} | copies | {"notebook beside the processes": beside}
+    holders = steps.processes if shares_memory(device) else 1
+    return {name: holders * size for name, size in parts.items()} | copies | {"notebook beside the processes": beside}
 
 
 def _copied_bytes(bare: Skeleton, device: str, processes: int) -> dict[str, int]:
@@ -141,7 +159,7 @@ def generation_bytes(
     media = max(tokenizer.tokens_of(medium) for medium in ("image", "audio"))
     steps = media + max(profile.golden.max_text_tokens, longest)
     steps = whole_windows(steps) if planned_device(profile.device) == "cuda" else steps
-    rows = tokenizer.space.new_rows * bare.width * bare.tables
+    rows = new_numbers(tokenizer.space, bare)
     cases = _golden_batch(profile)
     return _standing(profile, bare, memory) | {
         "new rows, LoRA": (rows + bare.adapters) * FP32,
@@ -154,7 +172,7 @@ def generation_bytes(
 def coding_bytes(profile: Profile, tokenizer: UnifiedTokenizer, bare: Skeleton, memory: CodecMemory) -> dict[str, int]:
     """Bytes at the peak of a codec's work: when shards are made, without a model, or when golden cases are decoded beside it."""
     standing = _standing(profile, bare, memory)
-    rows = tokenizer.space.new_rows * bare.width * bare.tables
+    rows = new_numbers(tokenizer.space, bare)
     encoding = standing | {"base": 0, f"{BATCH} of a medium to codes": memory.encoding_bytes}
     decoding = standing | {
         "new rows, LoRA": (rows + bare.adapters) * FP32,
@@ -208,9 +226,8 @@ def activation_bytes(model: nn.Module, rows: int, length: int) -> int:
                 use_cache=False,
             )
     except RuntimeError as error:  # torch 2.13 knows no shapes of a mixture of experts in fp32
-        reason = " ".join(str(error).split())[:200]
         raise PlanError(
-            f"plan: activations of {type(trunk).__name__} can't be counted without its weights ({reason}); "
+            f"plan: activations of {type(trunk).__name__} can't be counted without its weights ({in_short(error)}); "
             "expected layers whose shapes are known, run without a plan"
         ) from error
     return sum(storage.nbytes() for storage in kept.values())

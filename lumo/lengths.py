@@ -19,7 +19,10 @@ NOTHING = np.zeros(0, dtype=np.int64)
 
 @dataclass
 class Lengths:
-    """Of one task's sequences. whole: how many have which length; least: how many come to which when all but one token of an input text is cut."""
+    """Of one task's sequences.
+
+    whole: how many have which length; least: how many come to which when all but one token of an input text is cut
+    """
 
     whole: Counter[int] = field(default_factory=Counter)
     least: Counter[int] = field(default_factory=Counter)

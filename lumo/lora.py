@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from lumo.wording import in_short
+
 # peft 0.21 asks transformers 5.23 for a property by its old name; nothing that a user of lumo could change
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
@@ -46,9 +48,8 @@ def with_lora(base: nn.Module, rank: int) -> PeftModel:
     try:
         model = get_peft_model(base, config)
     except ValueError as error:  # peft's own
-        reason = " ".join(str(error).split())[:200]
         raise LoraError(
-            f"backbone {type(base).__name__} takes no LoRA ({reason}); expected linear layers, take another backbone"
+            f"backbone {type(base).__name__} takes no LoRA ({in_short(error)}); expected linear layers, take another backbone"
         ) from error
     fold(model)
     return model

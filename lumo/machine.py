@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-MEMINFO = Path("/proc/meminfo")  # Linux alone has it
+MEMINFO, STATUS = Path("/proc/meminfo"), Path("/proc/self/status")  # Linux alone has them
 
 
 class MachineError(ValueError):
@@ -80,9 +80,12 @@ def whole_bytes() -> int | None:
 
 
 def _meminfo(key: str) -> int | None:
-    if not MEMINFO.is_file():
-        return None
-    (line,) = [line for line in MEMINFO.read_text().splitlines() if line.startswith(key + ":")]
+    return _kernel_bytes(MEMINFO, key) if MEMINFO.is_file() else None
+
+
+def _kernel_bytes(table: Path, key: str) -> int:
+    """A size that the kernel gives in a line such as `MemTotal:  65843 kB`."""
+    (line,) = [line for line in table.read_text().splitlines() if line.startswith(f"{key}:")]
     return int(line.split()[1]) * 1024
 
 
@@ -94,10 +97,7 @@ def free_bytes(device: str) -> int | None:
 
 def status_bytes(key: str) -> int | None:
     """A size from Linux's account of this process, such as VmRSS or VmHWM; None elsewhere."""
-    if not sys.platform.startswith("linux"):
-        return None
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key + ":")]
-    return int(line.split()[1]) * 1024
+    return _kernel_bytes(STATUS, key) if sys.platform.startswith("linux") else None
 
 
 def _best(work: Callable[[], object], rounds: int, device: str) -> float:

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 
 from lumo import full
 from lumo.batches import IGNORE, Batch
@@ -122,9 +123,9 @@ class LumoModel(nn.Module):
 
     @contextmanager
     def decoding(self, room: int) -> Iterator[Decoding]:
-        """Gives what `hidden` remembers by, with room for so many steps. While it lasts LoRA costs no products of its own in fp32, and nothing is
-        trained.
+        """Gives what `hidden` remembers by, with room for so many steps.
 
+        While it lasts LoRA costs no products of its own in fp32, and nothing is trained.
         Raises ModelError where the backbone doesn't reach so far.
         """
         check_reach(self._causal.config, room, "generation")
@@ -269,7 +270,7 @@ def raw_bytes(value: Tensor) -> np.ndarray:
     return value.detach().cpu().contiguous().view(torch.uint8).numpy()
 
 
-def check_reach(config: Any, tokens: int, where: str) -> None:
+def check_reach(config: PreTrainedConfig, tokens: int, where: str) -> None:
     """Raises ModelError for sequences longer than a backbone has positions, or than its windows, which lumo's masks don't have."""
     text = config.get_text_config()
     for name in REACHES:

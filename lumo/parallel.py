@@ -62,7 +62,10 @@ def add_up(tensors: Sequence[Tensor]) -> None:
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
-    """Scale gradients down to a norm of `limit` over all of them, whole ones (which are the same everywhere) and sharded ones; the norm before."""
+    """Scale gradients down to a norm of `limit`; the norm before.
+
+    It is taken over all of them, whole ones (which are the same everywhere) and sharded ones.
+    """
     whole, sharded = ([p for p in parameters if isinstance(p, DTensor) == wanted] for wanted in (False, True))
     if not sharded:
         return nn.utils.clip_grad_norm_(whole, limit)

@@ -1,8 +1,9 @@
 """What a run will need, said before it: tokens, lengths and drops, memory, time, disk.
 
-Tokens, lengths and drops are exact, unless files that are there can't be read or a generated world is looked at in part: they come from the
-captions and the codecs' sizes, through the code that makes the run's own sequences. Memory is a sum of parts, activations counted on a model without weights. Time follows from a rate that is
-measured here in a few steps, or given. Weights and data needn't be there, nor the GPU: what stands for them is said.
+Tokens, lengths and drops are exact, unless files that are there can't be read or a generated world is looked at in part: they come
+from the captions and the codecs' sizes, through the code that makes the run's own sequences. Memory is a sum of parts, activations
+counted on a model without weights. Time follows from a rate that is measured here in a few steps, or given. Weights and data needn't
+be there, nor the GPU: what stands for them is said.
 
 Axes: b row · s step in a row.
 """
@@ -20,20 +21,18 @@ import torch
 from lumo import full, reach
 from lumo.backbone import Skeleton, load_model, skeleton
 from lumo.codecs.sizes import CodecSizes
-from lumo.datasets import world
-from lumo.footprint import FP32, PlanError, codec_memory, coding_bytes, generation_bytes, held_bytes, training_bytes
+from lumo.disk import disk_bytes
+from lumo.footprint import PlanError, Steps, codec_memory, coding_bytes, generation_bytes, held_bytes, training_bytes
 from lumo.lengths import Lengths, task_lengths
 from lumo.machine import free_bytes, planned_device, shares_memory, synchronise
-from lumo.media import Image, png_bytes, wav_bytes
 from lumo.model import LumoModel
 from lumo.params import Profile, Training, has_weights
 from lumo.preview import Preview, manifest, preview, unified_tokenizer
-from lumo.shards import Sample, tar_of
+from lumo.shards import Sample
 from lumo.tasks import TASKS, Mixture, build_pools
 from lumo.tokenizer import UnifiedTokenizer
 from lumo.training import Feed, prepare, task_weights
 
-BF16 = 2
 STEPS_LOOKED_AT = 40  # fewer where a step has many tokens
 TOKENS_LOOKED_AT = 2**17
 BATCH_LOOKED_AT = 2**13  # tokens; a larger batch is so many times as large
@@ -42,7 +41,7 @@ BATCH_LOOKED_AT = 2**13  # tokens; a larger batch is so many times as large
 @dataclass(frozen=True)
 class Forecast:
     """media: tokens of one picture, of one clip; tasks: for each task its sequences, lengths and drops in stage 4
-    steps: of each stage, real and computed tokens of a step; training_bytes, generation_bytes, coding_bytes: of memory at the peak of each;
+    steps: of each stage; training_bytes, generation_bytes, coding_bytes: of memory at the peak of each;
     disk_bytes; operations: of each stage's step for a token
     left_out: rows that can't be used; assumed: what isn't there, and what stands for it, one line each
     feeds: what each stage draws from, with the first code of each codebook in place of all codes
@@ -50,7 +49,7 @@ class Forecast:
 
     media: dict[str, int]
     tasks: dict[str, dict[str, float]]
-    steps: dict[str, dict[str, float]]
+    steps: dict[str, Steps]
     training_bytes: dict[str, int]
     generation_bytes: dict[str, int]
     coding_bytes: dict[str, int]
@@ -75,24 +74,24 @@ def forecast(profile: Profile) -> Forecast:
     feeds = {stage: _feed(profile, data.splits["train"], tokenizer, stage) for stage in ("warm_start", "stage4")}
     _check_cases(profile, data.splits["golden"])
     processes = {"warm_start": 1, "stage4": profile.processes}
-    looks = {stage: _look(feed, getattr(profile, stage), processes[stage]) for stage, feed in feeds.items()}
+    steps = {stage: _steps(feed, getattr(profile, stage), processes[stage]) for stage, feed in feeds.items()}
     bare, memory = skeleton(profile), codec_memory(profile, tokenizer.codecs)
     tasks = _tasks(profile, data, tokenizer)
     longest = max((int(row["longest"]) for row in tasks.values()), default=0)
     stages = {"warm_start": replace(bare, tuned=0), "stage4": bare}  # the warm start trains rows alone
-    training = [training_bytes(profile, tokenizer, look, stages[stage], memory) for stage, look in looks.items()]
+    training = [training_bytes(profile, tokenizer, steps[stage], stages[stage], memory) for stage in stages]
     return Forecast(
-        {medium: tokenizer.tokens_of(medium) for medium in ("image", "audio")},
-        tasks,
-        looks,
-        max(training, key=_total),
-        generation_bytes(profile, tokenizer, longest, bare, memory),
-        coding_bytes(profile, tokenizer, bare, memory),
-        _disk(profile, data, tokenizer, bare),
-        _operations(bare, tokenizer.space.text_size),
-        data.left_out,
-        _assumed(profile, tokenizer, data),
-        feeds,
+        media={medium: tokenizer.tokens_of(medium) for medium in ("image", "audio")},
+        tasks=tasks,
+        steps=steps,
+        training_bytes=max(training, key=_total),
+        generation_bytes=generation_bytes(profile, tokenizer, longest, bare, memory),
+        coding_bytes=coding_bytes(profile, tokenizer, bare, memory),
+        disk_bytes=disk_bytes(profile, data, tokenizer.space, bare),
+        operations=_operations(bare, tokenizer.space.text_size),
+        left_out=data.left_out,
+        assumed=_assumed(profile, tokenizer, data),
+        feeds=feeds,
     )
 
 
@@ -115,7 +114,10 @@ def budget(profile: Profile, whole: float | None = None) -> float | None:
 
 
 def check(plan: Forecast, budget: float | None, folder: Path) -> None:
-    """Raises PlanError when the run needs more memory than its budget, or more disk than is free where `folder` lies; it names what takes most."""
+    """Raises PlanError when the run needs more memory than its budget, or more disk than is free where `folder` lies.
+
+    It names what takes most.
+    """
     need = sum(plan.memory_bytes.values())
     if budget is not None and need > budget:
         part = max(plan.memory_bytes, key=plan.memory_bytes.__getitem__)
@@ -136,8 +138,7 @@ def check(plan: Forecast, budget: float | None, folder: Path) -> None:
 def seconds(plan: Forecast, profile: Profile, tokens_per_s: dict[str, float]) -> dict[str, float]:
     """Of each stage's steps, by its own rate."""
     return {
-        stage: getattr(profile, stage).steps * look["tokens"] / tokens_per_s[stage]
-        for stage, look in plan.steps.items()
+        stage: getattr(profile, stage).steps * steps.tokens / tokens_per_s[stage] for stage, steps in plan.steps.items()
     }
 
 
@@ -196,32 +197,28 @@ def _feed(profile: Profile, samples: list[Sample], tokenizer: UnifiedTokenizer, 
     return Feed(pools, mixture, min(params.tokens_per_batch, BATCH_LOOKED_AT), tokenizer.space, profile.seed)
 
 
-def _look(feed: Feed, params: Training, processes: int) -> dict[str, float]:
-    """Means over some steps of a run; of a process's part of the largest batch rows and their length, and the most supervised tokens.
-
-    times: how many times as large the run's batches are as those looked at
-    """
+def _steps(feed: Feed, params: Training, processes: int) -> Steps:
+    """From some steps of a run, spread over all of it."""
     times = params.tokens_per_batch / feed.tokens_per_batch
     looks = max(4, min(STEPS_LOOKED_AT, TOKENS_LOOKED_AT // feed.tokens_per_batch))
-    steps = range(0, params.steps, max(1, params.steps // looks))
-    batches = [feed.at(step) for step in steps]
-    parts = [feed.at(step, 0, processes) for step in steps] if processes > 1 else batches
-    largest = max(parts, key=lambda batch: batch.input_ids.numel())
-    return {
-        "tokens": times * statistics.fmean(batch.tokens for batch in batches),
-        "rows": largest.input_ids.shape[0],
-        "row": largest.input_ids.shape[1],
-        "supervised": times * max(int((batch.labels >= 0).sum()) for batch in parts),
-        "times": times,
-        "processes": processes,
-    }
+    numbers = range(0, params.steps, max(1, params.steps // looks))
+    batches = [feed.at(number) for number in numbers]
+    parts = [feed.at(number, 0, processes) for number in numbers] if processes > 1 else batches
+    rows, length = max((batch.input_ids for batch in parts), key=torch.numel).shape
+    return Steps(
+        tokens=times * statistics.fmean(batch.tokens for batch in batches),
+        rows=rows,
+        length=length,
+        supervised=int(times * max(int((batch.labels >= 0).sum()) for batch in parts)),
+        times=times,
+        processes=processes,
+    )
 
 
 def _tasks(profile: Profile, data: Preview, tokenizer: UnifiedTokenizer) -> dict[str, dict[str, float]]:
     """Of each task of stage 4 its sequences, their lengths and what the limit does to them."""
     limit, shorten = profile.stage4.max_seq_len, profile.stage4.shorten_inputs
-    names = [name for name, rate in profile.stage4.rates.items() if rate]
-    lengths = task_lengths(data.splits["train"], names, tokenizer.space)
+    lengths = task_lengths(data.splits["train"], profile.tasks, tokenizer.space)
     return {name: _row(found, limit, shorten, data.times_of(TASKS[name])) for name, found in lengths.items()}
 
 
@@ -239,7 +236,7 @@ def _operations(bare: Skeleton, text_size: int) -> dict[str, float]:
     return {"warm_start": 4.0 * body, "stage4": 4.0 * (body - bare.tuned) + 6.0 * trained}
 
 
-# --- time and disk ----------------------------------------------------------------------------------------------------
+# --- time -------------------------------------------------------------------------------------------------------------
 
 
 def can_measure(profile: Profile) -> bool:
@@ -276,37 +273,3 @@ def _measured(model: LumoModel, feed: Feed, steps: int, first: int) -> float:
         tokens += batch.tokens
     synchronise(device)
     return tokens / (time.perf_counter() - began)
-
-
-def _disk(profile: Profile, data: Preview, tokenizer: UnifiedTokenizer, bare: Skeleton) -> dict[str, int]:
-    rows = FP32 * tokenizer.space.new_rows * bare.width * bare.tables
-    moments = 2 * (rows + FP32 * (bare.adapters + bare.tuned))
-    tuned = FP32 * bare.tuned + bare.frozen_bytes if bare.tuned else FP32 * bare.adapters
-    sizes = {"shards": _shard_bytes(data), "warm start and stage 4, when finished": 2 * rows + tuned,
-             "two checkpoints with the optimiser, while training": 2 * (rows + tuned + moments)}  # fmt: skip
-    if not has_weights(profile.backbone.path):
-        sizes["backbone, to be fetched"] = bare.base_numbers * BF16
-    if not profile.data.manifest:
-        sizes["the world's files"] = _world_bytes(data)
-    return sizes
-
-
-def _shard_bytes(data: Preview) -> int:
-    """From a few that are packed, of each kind."""
-    total = 0.0
-    for kind in {sample.modalities for sample in data.samples}:
-        these = [sample for sample in data.samples if sample.modalities == kind]
-        some = these[:: max(1, len(these) // 200)]
-        total += len(tar_of(some)) / len(some) * data.count(these)
-    return round(total)
-
-
-def _world_bytes(data: Preview) -> int:
-    """From a few that are rendered."""
-    total = 0.0
-    for medium in ("image", "audio"):
-        these = [sample for sample in data.samples if medium in sample.modalities]
-        some = [world.render(s.row["modalities"][medium]["meta"]) for s in these[:: max(1, len(these) // 20)]]
-        sizes = [len(png_bytes(m) if isinstance(m, Image) else wav_bytes(m)) for m in some]
-        total += statistics.fmean(sizes or [0]) * data.count(these)
-    return round(total)

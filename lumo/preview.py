@@ -20,7 +20,7 @@ from lumo.datasets.manifest import Row, read_manifest, task_fault
 from lumo.params import ROOT, Profile, weights_folder
 from lumo.shards import Plan, Sample
 from lumo.tasks import Task
-from lumo.tokenizer import UnifiedTokenizer, load_text_tokenizer, make_space
+from lumo.tokenizer import UnifiedTokenizer
 
 ROWS_LOOKED_AT = 4000
 
@@ -54,7 +54,7 @@ class Preview:
 def unified_tokenizer(profile: Profile) -> UnifiedTokenizer:
     """As `load_tokenizer`, but codecs without weights are no more than their sizes."""
     backbone, codecs = weights_folder(profile.backbone.path, "backbone"), known_codecs(profile.codecs)
-    return UnifiedTokenizer(make_space(backbone, codecs), load_text_tokenizer(backbone), codecs)
+    return UnifiedTokenizer.of(backbone, codecs)
 
 
 def manifest(profile: Profile) -> Path | None:
@@ -76,7 +76,10 @@ def preview(profile: Profile, tokenizer: UnifiedTokenizer) -> Preview:
 
 
 def _rows(profile: Profile) -> tuple[list[Row], int, dict[frozenset[str], float]]:
-    """The rows of a run, and how many can't be used: broken ones, those of unknown tasks, and those whose files aren't there. Without a manifest the world's."""
+    """The rows of a run, without a manifest the world's; how many can't be used; and for how many one stands, see `Preview`.
+
+    What can't be used: broken rows, those of unknown tasks, and those whose files aren't there.
+    """
     path = manifest(profile)
     if path is None or not path.is_file():
         kinds = {"image": profile.world.images, "audio": profile.world.clips, "image audio": profile.world.pairs}

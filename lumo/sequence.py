@@ -5,6 +5,7 @@ Axes: n token.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +35,8 @@ class SequenceBuilder:
         self._ids: list[np.ndarray] = []
         self._flags: list[np.ndarray] = []
 
-    def add(self, ids, target: bool = False) -> SequenceBuilder:
-        """Append ids (one id or a line of them), all of them target or none."""
+    def add(self, ids: int | Sequence[int] | Int[np.ndarray, "n"], target: bool = False) -> SequenceBuilder:
+        """Append one id or a line of them, all of them target or none."""
         ids = np.atleast_1d(np.asarray(ids, dtype=np.int64))
         self._ids.append(ids)
         self._flags.append(np.full(len(ids), target))

@@ -112,7 +112,8 @@ def adopt(
 ) -> tuple[own.Adopted, Path]:
     """Make a folder of pictures and sounds ready for this profile's codecs; see `datasets.folder.adopt`.
 
-    how: fields of `datasets.folder.Adoption` but for the sizes, which are the codecs'; a published dataset has its own source, licence and subtype
+    how: fields of `datasets.folder.Adoption` but for the sizes, which are the codecs'
+    A published dataset has its own source, licence and subtype.
     Beside the manifest it writes, unless there is one, `profile.yaml`: this profile with the manifest and the tasks that the data has.
     Returns what was adopted, and the profile's path. Raises ManifestError, CodecError and ParamsError.
     """

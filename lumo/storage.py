@@ -25,6 +25,7 @@ from lumo.files import write_atomically
 from lumo.lora import load_adapter
 from lumo.model import LumoModel, ModelError
 from lumo.space import TokenSpace
+from lumo.wording import in_short
 
 ADAPTER, BACKBONE = "adapter", "backbone"  # folders of a checkpoint
 
@@ -80,9 +81,8 @@ def load(model: LumoModel, folder: Path) -> None:
     except (torch.OutOfMemoryError, MemoryError, PermissionError):
         raise  # of which the folder is innocent
     except Exception as error:  # peft and transformers fail in whatever way a damaged file makes them
-        reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{folder}: checkpoint can't be read ({reason}); move it away: a run goes on from the checkpoint before, or makes it again"
+            f"{folder}: checkpoint can't be read ({in_short(error)}); move it away: a run goes on from the checkpoint before, or makes it again"
         ) from error
     model.begun.clear()  # these weights are of no run that goes on
 
@@ -150,7 +150,6 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         partial.rename(folder)
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{folder}: can't be written ({reason}); free some space, then run the same again: it goes on where it stopped"
+            f"{folder}: can't be written ({in_short(error)}); free some space, then run the same again: it goes on where it stopped"
         ) from error

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from transformers import AutoConfig, AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
 from lumo import patterns
 from lumo.codecs import CodecError, CodecSet, load_codecs
@@ -22,18 +22,22 @@ from lumo.machine import device_of
 from lumo.media import Audio, Image
 from lumo.params import Profile, weights_folder
 from lumo.space import TokenSpace, block_names
+from lumo.wording import in_short
 
 
 class UnifiedTokenizer:
-    """Media and text to ids of one space, and back.
+    """Media and text to ids of one space, and back."""
 
-    text: a Hugging Face tokenizer
-    """
-
-    def __init__(self, space: TokenSpace, text: Any, codecs: CodecSet):
+    def __init__(self, space: TokenSpace, text: PreTrainedTokenizerFast, codecs: CodecSet):
         self.space, self.text, self.codecs = space, text, codecs
         # what plain text is made of: no special tokens, and no embedding rows that the tokenizer never gives
         self.text_ids = np.array(sorted(set(text.get_vocab().values()) - _special_ids(text)))
+
+    @classmethod
+    def of(cls, backbone: Path, codecs: CodecSet) -> UnifiedTokenizer:
+        """Over the space of a backbone's folder and a set of codecs. Raises CodecError, as `make_space` does."""
+        text = load_text_tokenizer(backbone)
+        return cls(_space_of(text, backbone, codecs), text, codecs)
 
     # --- text ---------------------------------------------------------------------------------------------------------
 
@@ -41,7 +45,7 @@ class UnifiedTokenizer:
         ids = self._encoder().encode(text, add_special_tokens=False).ids
         return self.space.to_ids("text", np.array(ids, dtype=np.int64))
 
-    def _encoder(self) -> Any:
+    def _encoder(self) -> Tokenizer:
         """The tokenizer below transformers' own, which takes half the time, with nothing cut and no caption's word taken for a special token.
 
         Set only where another caller left it otherwise: it can't be while another thread encodes.
@@ -91,7 +95,11 @@ def make_space(backbone: Path, codecs: CodecSet) -> TokenSpace:
 
     Raises CodecError for a tokenizer that isn't this backbone's.
     """
-    text, config = load_text_tokenizer(backbone), load_config(backbone)
+    return _space_of(load_text_tokenizer(backbone), backbone, codecs)
+
+
+def _space_of(text: PreTrainedTokenizerFast, backbone: Path, codecs: CodecSet) -> TokenSpace:
+    config = load_config(backbone)
     _check_fit(text, config, backbone / "config.json")
     rows = config.get_text_config().vocab_size
     card = {
@@ -103,7 +111,7 @@ def make_space(backbone: Path, codecs: CodecSet) -> TokenSpace:
     return TokenSpace(rows, card, codecs.image.card, codecs.audio.card)
 
 
-def _check_fit(text: Any, config: Any, path: Path) -> None:
+def _check_fit(text: PreTrainedTokenizerFast, config: PreTrainedConfig, path: Path) -> None:
     """Raises CodecError when a token has no row, or when what the config calls an end or a beginning is no special token."""
     config = config.get_text_config()
     last, special = max(text.get_vocab().values()), _special_ids(text)
@@ -123,11 +131,14 @@ def _check_fit(text: Any, config: Any, path: Path) -> None:
 
 
 def load_tokenizer(profile: Profile) -> UnifiedTokenizer:
-    """The unified tokenizer of a profile's backbone and codecs, these on its device. Raises ParamsError, HubError, CodecError or MachineError."""
+    """The unified tokenizer of a profile's backbone and codecs, these on its device.
+
+    Raises ParamsError, HubError, CodecError or MachineError.
+    """
     backbone = weights_folder(profile.backbone.path, "backbone")
     codecs = load_codecs(profile.codecs, device_of(profile.device))
     _check_writing(profile, codecs)
-    return UnifiedTokenizer(make_space(backbone, codecs), load_text_tokenizer(backbone), codecs)
+    return UnifiedTokenizer.of(backbone, codecs)
 
 
 def _check_writing(profile: Profile, codecs: CodecSet) -> None:
@@ -141,18 +152,17 @@ def _check_writing(profile: Profile, codecs: CodecSet) -> None:
             )
 
 
-def load_config(backbone: Path) -> Any:
-    """The config of transformers. Raises CodecError when the folder holds none of a kind that transformers knows."""
+def load_config(backbone: Path) -> PreTrainedConfig:
+    """A backbone's config. Raises CodecError when the folder holds none of a kind that transformers knows."""
     try:
         return AutoConfig.from_pretrained(backbone, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # its checks of single fields raise a class of their own
-        reason = " ".join(str(error).split())[:200]
         raise CodecError(
-            f"{backbone / 'config.json'}: no model config that can be read ({reason}); expected a Hugging Face model folder"
+            f"{backbone / 'config.json'}: no model config that can be read ({in_short(error)}); expected a Hugging Face model folder"
         ) from error
 
 
-def load_text_tokenizer(backbone: Path) -> Any:
+def load_text_tokenizer(backbone: Path) -> PreTrainedTokenizerFast:
     """Raises CodecError when the folder holds no tokenizer."""
     try:
         text = AutoTokenizer.from_pretrained(backbone, local_files_only=True, trust_remote_code=False)
@@ -161,18 +171,17 @@ def load_text_tokenizer(backbone: Path) -> Any:
         if not text.encode("a dog"):  # made of nothing, where the folder has a config alone
             raise ValueError("it has no vocabulary; is tokenizer.json there?")
     except Exception as error:  # a tokenizer.json that lacks a part fails in whatever way
-        reason = " ".join(str(error).split())[:200]
         raise CodecError(
-            f"{backbone}: no tokenizer that can be read ({reason}); expected a Hugging Face model folder"
+            f"{backbone}: no tokenizer that can be read ({in_short(error)}); expected a Hugging Face model folder"
         ) from error
     return text
 
 
-def _special_ids(text: Any) -> set[int]:
+def _special_ids(text: PreTrainedTokenizerFast) -> set[int]:
     """Those that the tokenizer's config names, and those that its vocabulary marks: either file may know more."""
     return set(text.all_special_ids) | {i for i, token in text.added_tokens_decoder.items() if token.special}
 
 
-def _vocabulary_sha256(text: Any) -> str:
+def _vocabulary_sha256(text: PreTrainedTokenizerFast) -> str:
     """The revision of a tokenizer that came without one: a hash of what each id means and of the merges."""
     return hashlib.sha256(text.backend_tokenizer.to_str().encode()).hexdigest()

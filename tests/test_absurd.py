@@ -89,7 +89,7 @@ def test_a_large_batch_is_as_many_times_as_large_as_the_one_looked_at(monkeypatc
     whole = plan.forecast(profile)
     monkeypatch.setattr(plan, "BATCH_LOOKED_AT", 1024)
     part = plan.forecast(profile)
-    assert part.steps["stage4"]["tokens"] == pytest.approx(whole.steps["stage4"]["tokens"], rel=0.1)
+    assert part.steps["stage4"].tokens == pytest.approx(whole.steps["stage4"].tokens, rel=0.1)
     for name in ("activations", "logits"):
         assert part.training_bytes[name] == pytest.approx(whole.training_bytes[name], rel=0.25)
 

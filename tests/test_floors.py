@@ -17,7 +17,7 @@ FLOORS = {
     "__init__": 0,
     "files": 0,
     "hub_cache": 0,
-    "nearest": 0,
+    "wording": 0,
     "space": 1,
     "media": 1,
     "patterns": 1,
@@ -54,8 +54,9 @@ FLOORS = {
     "stages": 8,
     "audit": 8,
     "miniature": 8,
-    "plan": 8,
+    "disk": 8,
     "ablation": 9,
+    "plan": 9,
     "bench": 9,
     "show": 9,
     "pull": 10,
@@ -83,7 +84,7 @@ ROOMS = {
     "peft": {"model", "storage", "backbone", "lora", "bench"},
     # codecs: an error class of its config files
     "huggingface_hub": {"hub_cache", "pull", "codecs"},
-    "tokenizers": {"miniature"},
+    "tokenizers": {"miniature", "tokenizer"},
     "safetensors": {"storage", "lora", "backbone", "codecs", "miniature"},
     "webdataset": {"shards"},
     "ray": {"shards/ray_engine"},
@@ -102,7 +103,7 @@ ROOMS = {
     "jupyter_client": {"workbook"},
 }
 NO_TORCH = {
-    "files", "hub_cache", "nearest", "space", "media", "patterns", "params", "sequence", "datasets", "fidelity", "shards", "scores", "show",
+    "files", "hub_cache", "wording", "space", "media", "patterns", "params", "sequence", "datasets", "fidelity", "shards", "scores", "show",
 }  # fmt: skip
 
 

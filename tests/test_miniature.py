@@ -11,6 +11,7 @@ from lumo.codecs import load_codecs
 from lumo.codecs.vectors import nearest
 from lumo.miniature import backbone, ceilings
 from lumo.miniature.clusters import k_means
+from lumo.miniature.text import documents
 from lumo.params import MINIATURE, load_profile
 from lumo.tokenizer import load_text_tokenizer
 
@@ -64,7 +65,7 @@ def test_k_means_never_gets_worse():
 
 def test_the_first_phase_looks_at_answers_alone():
     text = load_text_tokenizer(MINIATURE / "backbone")
-    stream = backbone.documents(3)
+    stream = documents(3)
     told = [next(stream) for _ in range(256)]
     ids, labels = next(backbone._blocks(iter(told * 4), text, 2, True))
     everything, all_labels = next(backbone._blocks(iter(told * 4), text, 2, False))
@@ -79,7 +80,7 @@ def test_the_first_phase_looks_at_answers_alone():
 def test_documents_never_say_what_is_held_out():
     from lumo.datasets import readers, world
 
-    stream = backbone.documents(5)
+    stream = documents(5)
     for document in (next(stream) for _ in range(2000)):
         said = "".join(text for text, _ in document)
         for kind in world.ATTRIBUTES:

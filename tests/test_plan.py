@@ -65,7 +65,7 @@ def test_tokens_lengths_and_drops_are_the_runs(profile, tokenizer, said, run):
     assert (params.max_seq_len < 70) == any(pool.dropped for pool in pools.values())
     feed = Feed(pools, Mixture(params.rates, params.ramp_steps), params.tokens_per_batch, space, profile.seed)
     batches = [feed.at(step) for step in range(params.steps)]
-    assert said.steps["stage4"]["tokens"] == pytest.approx(sum(b.tokens for b in batches) / len(batches))
+    assert said.steps["stage4"].tokens == pytest.approx(sum(b.tokens for b in batches) / len(batches))
     assert plan.seconds(said, profile, plan.rates(said, 1000.0))["stage4"] == pytest.approx(
         sum(b.tokens for b in batches) / 1000
     )
@@ -82,8 +82,7 @@ def test_activations_are_those_of_a_real_step(profile, tokenizer, said):
     """Fast against slow: the same hooks on the model with its weights, over a real batch of that shape."""
     model = load_model(profile, tokenizer.space)
     model.add_lora(profile.stage4.lora_rank)
-    look = said.steps["stage4"]
-    rows, length = int(look["rows"]), int(look["row"])
+    rows, length = said.steps["stage4"].rows, said.steps["stage4"].length
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     kept = {}
 
@@ -321,7 +320,7 @@ def test_a_rate_is_measured(monkeypatch):
     said = plan.forecast(quick)
     rates = plan.measured_tokens_per_s(said, quick, steps=2)
     for stage in ("warm_start", "stage4"):
-        expected = getattr(quick, stage).steps * said.steps[stage]["tokens"] / rates[stage]
+        expected = getattr(quick, stage).steps * said.steps[stage].tokens / rates[stage]
         assert rates[stage] > 0 and plan.seconds(said, quick, rates)[stage] == pytest.approx(expected)
 
 

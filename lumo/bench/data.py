@@ -17,7 +17,8 @@ from lumo.codecs.encodec import EncodecCodec
 from lumo.media import Audio, wav_bytes
 from lumo.params import Profile, weights_folder
 from lumo.shards import Plan, read_shards, write_shards
-from lumo.tokenizer import UnifiedTokenizer, load_text_tokenizer, make_space
+from lumo.space import TokenSpace
+from lumo.tokenizer import UnifiedTokenizer
 
 PLAN = Plan(eval_share=0.0, golden_source="none", samples_per_shard=64)
 
@@ -31,7 +32,7 @@ def tokenising(profile: Profile, clips: int = 64, rounds: int = 3) -> Comparison
         codec = EncodecCodec(folder / "encodec", 6.0, 1.0)
         backbone = weights_folder(profile.backbone.path, "backbone")
         codecs = CodecSet(load_codecs(profile.codecs).image, codec)
-        tokenizer = UnifiedTokenizer(make_space(backbone, codecs), load_text_tokenizer(backbone), codecs)
+        tokenizer = UnifiedTokenizer.of(backbone, codecs)
         manifest = _noise(folder / "data", clips)
         media = [codec.read(path) for path in sorted((folder / "data").glob("*.wav"))]
         number = iter(range(1000))
@@ -51,7 +52,7 @@ def tokenising(profile: Profile, clips: int = 64, rounds: int = 3) -> Comparison
                       "≥ 0.90", median, low, high, median >= 0.9, figures)  # fmt: skip
 
 
-def loading(folder: Path, space, step_seconds_per_token: float) -> Comparison:
+def loading(folder: Path, space: TokenSpace, step_seconds_per_token: float) -> Comparison:
     """Reading and checking all shards, as a share of the steps of one epoch over them: what training from disk costs more."""
     began = time.perf_counter()
     samples = read_shards(folder, "train", space)

@@ -19,7 +19,7 @@ import torch
 from lumo.batches import pack
 from lumo.bench.generation import clip_grammar, prompts_of
 from lumo.bench.measure import Comparison, alternate, peak_bytes
-from lumo.bench.training import TRUE_LAYOUT, base_of, lines, uniform
+from lumo.bench.training import TRUE_LAYOUT, base_of, lines, lora_step
 from lumo.footprint import activation_bytes
 from lumo.generation import generate
 from lumo.lora import with_lora
@@ -27,6 +27,7 @@ from lumo.loss import split_cross_entropy
 from lumo.machine import bandwidth, synchronise
 from lumo.model import LumoModel
 from lumo.space import TokenSpace
+from lumo.wording import in_short
 
 # shapes of the published Qwen3
 QWEN3 = {
@@ -62,7 +63,7 @@ def _if_it_fits(row: Comparison, work: Callable[[], Comparison]) -> Comparison:
     try:
         return work()
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_short(error)
         # torch's allocator says it with a class of its own; cuBLAS and graphs with words
         if not isinstance(error, torch.OutOfMemoryError) and not re.search("out of memory|ALLOC_FAILED", reason):
             raise
@@ -112,17 +113,10 @@ def mfu(
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model = made(trunk or QWEN3[size], space, device, dtype)
     model.add_lora(16)
-    model.train()
     length = min(1024, tokens)
     sequences = lines("t2a", [(length - 32, 24)] * (tokens // length), space, 0)
     batch = pack(sequences, space.control("<|pad_mm|>"))
-    optimiser = torch.optim.AdamW([*model.row_parameters(), *model.lora_parameters()], lr=0.0, fused=True)
-
-    def step() -> None:
-        model.loss(batch, uniform)[0].backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-
+    step = lora_step(model, batch)
     peak = peak_bytes(step, device)
     seconds = float(np.median(alternate({"step": step}, 5, device)["step"]))
     config = model.base.get_base_model().config

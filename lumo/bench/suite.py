@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,30 +42,28 @@ def run_all(
     profile: Profile, device: str = "cpu", progress: Callable[[str], None] = lambda name: None
 ) -> tuple[dict[str, Any], list[Comparison]]:
     """The machine and all comparisons. Raises Disagreement when two sides of one don't give the same result."""
-    made: list[Comparison] = []
-
-    def add(name: str, work: Callable[[], Comparison | list[Comparison]]) -> None:
-        progress(name)
-        result = work()
-        made.extend(result if isinstance(result, list) else [result])
-
     progress("the machine")
     described = machine(device)
-    add("stage 3 step", lambda: rows_step(device))
-    add("golden generation, true vocabulary", lambda: true_layout(device))
+    progress("stage 3 step")
+    made = rows_step(device)
+    progress("golden generation, true vocabulary")
+    made += true_layout(device)
     with tempfile.TemporaryDirectory() as name:
-        _miniature(profile, device, Path(name), add)
-    add("shard tokenising", lambda: data.tokenising(profile))
-    add("large shapes", lambda: gpu.large_shapes(device))
+        made += _miniature(profile, device, Path(name), progress)
+    progress("shard tokenising")
+    made.append(data.tokenising(profile))
+    progress("large shapes")
+    made += gpu.large_shapes(device)
     return described, made
 
 
-def _miniature(profile: Profile, device: str, folder: Path, add: Callable) -> None:
+def _miniature(profile: Profile, device: str, folder: Path, progress: Callable[[str], None]) -> Iterator[Comparison]:
     """The comparisons on the miniature itself, on a few hundred of its samples."""
     tokenizer = load_tokenizer(profile)
     space, params = tokenizer.space, profile.stage4
-    manifest = world.write_world(folder / "world", 200, 200, 0, profile.seed)
-    write_shards(manifest, folder / "shards", tokenizer, Plan(0.0, "world-held-out", 200))
+    manifest = world.write_world(folder / "world", images=200, clips=200, pairs=0, seed=profile.seed)
+    plan = Plan(eval_share=0.0, golden_source="world-held-out", samples_per_shard=200)
+    write_shards(manifest, folder / "shards", tokenizer, plan)
     samples = read_shards(folder / "shards", "train", space)
     pools = build_pools(samples, list(params.rates), space, params.max_seq_len)
     mixed = [sequence for pool in pools.values() for sequence in pool.sequences]
@@ -74,19 +72,17 @@ def _miniature(profile: Profile, device: str, folder: Path, add: Callable) -> No
     model = load_model(profile, space).to(device)
     frames = tokenizer.codecs.audio.frames
     what = "golden generation, 64 cases, mini profile, tokens/s"
-    add("golden generation, mini", lambda: against_stock(model, frames, "generation_mini", what, 2))
+    progress("golden generation, mini")
+    yield from against_stock(model, frames, "generation_mini", what, goal=2)
     model.add_lora(params.lora_rank)
     size = params.tokens_per_batch
     count = int(np.searchsorted(np.cumsum([len(sequence) for sequence in chosen]), size))
-    steps: list[Comparison] = []
-
-    def step() -> Comparison:
-        steps.append(step_rate(model, chosen[:count], 8, device))
-        return steps[0]
-
-    add("mini training step", step)
+    progress("mini training step")
+    step = step_rate(model, chosen[:count], rounds=8, device=device)
+    yield step
+    progress("padding")
     feed = Feed(pools, Mixture(params.rates, params.ramp_steps), size, space, profile.seed)
-    add("padding", lambda: padding(feed, model, params.steps))
-    per_token = 1 / steps[0].figures["tokens_per_s"]
+    yield padding(feed, model, params.steps)
+    progress("loading shards")
     # each sample with one picture or clip is read once and trained twice an epoch, there and back
-    add("loading shards", lambda: data.loading(folder / "shards", space, 2 * per_token))
+    yield data.loading(folder / "shards", space, 2 / step.figures["tokens_per_s"])

@@ -6,7 +6,7 @@ Axes: b row · s step.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from lumo.batches import IGNORE, pack
+from lumo.batches import IGNORE, Batch, pack
 from lumo.bench.measure import Comparison, Disagreement, alternate, operations, peak_bytes, ratios
 from lumo.machine import gemm_rate
 from lumo.model import LumoModel
@@ -80,7 +80,19 @@ def uniform(groups: Tensor) -> Tensor:
     return torch.full(groups.shape, 1 / len(groups), device=groups.device)
 
 
-class MaskedRows:
+class _Stock:
+    """A model that takes a padded batch and gives transformers' own loss."""
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+
+    def backward(self, batch: dict[str, Tensor]) -> Tensor:
+        loss = self.model(**batch, use_cache=False).loss
+        loss.backward()
+        return loss.detach()
+
+
+class MaskedRows(_Stock):
     """Resize the embedding, train all of it, and take the old rows' gradient away."""
 
     def __init__(self, base: nn.Module, space: TokenSpace, rows: Tensor):
@@ -94,13 +106,8 @@ class MaskedRows:
     def gradient(self) -> Tensor:
         return self.model.get_input_embeddings().weight.grad[self.first :]
 
-    def backward(self, batch: dict[str, Tensor]) -> Tensor:
-        loss = self.model(**batch, use_cache=False).loss
-        loss.backward()
-        return loss.detach()
 
-
-class TrainableTokens:
+class TrainableTokens(_Stock):
     """peft's trainable tokens, which replace rows of the table at every step."""
 
     def __init__(self, base: nn.Module, space: TokenSpace, rows: Tensor):
@@ -122,11 +129,6 @@ class TrainableTokens:
     def gradient(self) -> Tensor:
         return self.delta.grad
 
-    def backward(self, batch: dict[str, Tensor]) -> Tensor:
-        loss = self.model(**batch, use_cache=False).loss
-        loss.backward()
-        return loss.detach()
-
 
 class SplitRows:
     """lumo's way: rows of their own, packed sequences, the head where it is supervised."""
@@ -146,6 +148,10 @@ class SplitRows:
         return loss.detach()
 
 
+Way = SplitRows | MaskedRows | TrainableTokens
+AGAINST = {"masked": "resize, masked gradients, full logits", "peft": "peft trainable tokens, transformers' loss"}
+
+
 def rows_step(
     device: str = "cpu",
     trunk: dict[str, Any] = SMALL_TRUNK,
@@ -158,36 +164,41 @@ def rows_step(
     rows = torch.randn(space.new_rows, base.config.hidden_size, generator=torch.Generator().manual_seed(1)) * 0.02
     sequences = stage3_mix(space, each, seed=0)
     stock = padded(sequences, device)
-    ways = {
+    ways: dict[str, tuple[Way, Any]] = {
         "split": (SplitRows(copy.deepcopy(base), space, rows.to(device)), sequences),
         "masked": (MaskedRows(copy.deepcopy(base), space, rows.to(device)), stock),
         "peft": (TrainableTokens(copy.deepcopy(base), space, rows.to(device)), stock),
     }
     results = {name: (way.backward(data), way.gradient().clone()) for name, (way, data) in ways.items()}
-    for name in ("masked", "peft"):
+    for name in AGAINST:
         _agree(f"rows step, split and {name}", results["split"], results[name])
-    steps: dict[str, Callable[[], None]] = {name: _step(way, data) for name, (way, data) in ways.items()}
+    steps = {name: _step(way, data) for name, (way, data) in ways.items()}
     peaks = {name: peak_bytes(step, device) for name, step in steps.items()}
     seconds = alternate(steps, rounds, device)
     tokens = sum(map(len, sequences))
-    named = {"masked": "resize, masked gradients, full logits", "peft": "peft trainable tokens, transformers' loss"}
-    made = []
-    for name, against in named.items():
-        figures = {f"{side}_tokens_per_s": tokens / float(np.median(seconds[side])) for side in ("split", name)}
-        figures |= {f"{side}_peak_bytes": peaks[side] for side in ("split", name)}
-        median, low, high = ratios(seconds["split"], seconds[name])
-        made.append(
-            Comparison(f"rows_step_{name}", "stage 3 step, true vocabulary, tokens/s", against, "≥ 8 ×",
-                       median, low, high, median >= 8, figures)
-        )  # fmt: skip
-        if peaks["split"] is not None:
-            share = peaks["split"] / peaks[name]
-            made.append(Comparison(f"rows_memory_{name}", "the same, peak memory", against, "≤ 1/3",
-                                   share, None, None, share <= 1 / 3, figures))  # fmt: skip
-    return made
+    return [row for name in AGAINST for row in _beside(name, seconds, peaks, tokens)]
 
 
-def _step(way: MaskedRows | TrainableTokens | SplitRows, data: Any) -> Callable[[], None]:
+def _beside(
+    name: str, seconds: Mapping[str, list[float]], peaks: Mapping[str, int | None], tokens: int
+) -> Iterator[Comparison]:
+    """Ours and one of the others: the speed, and the memory where the system tells it. tokens: of a step"""
+    figures: dict[str, Any] = {
+        f"{side}_tokens_per_s": tokens / float(np.median(seconds[side])) for side in ("split", name)
+    }
+    figures |= {f"{side}_peak_bytes": peaks[side] for side in ("split", name)}
+    median, low, high = ratios(seconds["split"], seconds[name])
+    what = "stage 3 step, true vocabulary, tokens/s"
+    yield Comparison(f"rows_step_{name}", what, AGAINST[name], "≥ 8 ×", median, low, high, median >= 8, figures)
+    if peaks["split"] is not None:
+        share = peaks["split"] / peaks[name]
+        yield Comparison(f"rows_memory_{name}", "the same, peak memory", AGAINST[name], "≤ 1/3",
+                         share, reached=share <= 1 / 3, figures=figures)  # fmt: skip
+
+
+def _step(way: Way, data: Any) -> Callable[[], None]:
+    """data: a batch as this way takes it"""
+
     def step() -> None:
         way.backward(data)
         way.optimiser.step()
@@ -204,11 +215,9 @@ def _agree(what: str, ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]
         raise Disagreement(f"{what}: losses differ by {loss:.2e}, gradients by {gradient:.2e} of {largest:.2e}")
 
 
-def step_rate(model: LumoModel, sequences: Sequence[TokenSequence], rounds: int, device: str = "cpu") -> Comparison:
-    """A training step's floating-point operations a second, beside the machine's matrix product. Counted, not estimated."""
-    batch = pack(sequences, model.space.control("<|pad_mm|>"))
-    trained = [*model.row_parameters(), *model.lora_parameters()]
-    optimiser = torch.optim.AdamW(trained, lr=0.0, fused=True)
+def lora_step(model: LumoModel, batch: Batch) -> Callable[[], None]:
+    """A training step of rows and LoRA, to be run again and again: its learning rate is 0."""
+    optimiser = torch.optim.AdamW([*model.row_parameters(), *model.lora_parameters()], lr=0.0, fused=True)
     model.train()
 
     def step() -> None:
@@ -216,6 +225,13 @@ def step_rate(model: LumoModel, sequences: Sequence[TokenSequence], rounds: int,
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
+    return step
+
+
+def step_rate(model: LumoModel, sequences: Sequence[TokenSequence], rounds: int, device: str = "cpu") -> Comparison:
+    """A training step's floating-point operations a second, beside the machine's matrix product. Counted, not estimated."""
+    batch = pack(sequences, model.space.control("<|pad_mm|>"))
+    step = lora_step(model, batch)
     flops = operations(step)
     dtype = next(model.base.parameters()).dtype
     seconds = alternate({"step": step}, rounds, device)["step"]

@@ -63,8 +63,18 @@ class CodecSet:
         return {"image": self.image, "audio": self.audio}[modality]
 
 
-def audio_card(codec: Any, frame_rate_hz: float, **more: Any) -> dict[str, Any]:
-    """What an audio codec's codes mean. `codec` knows its file of weights and its clip policy."""
+class StoredCodec(Codec, Protocol):
+    """One of lumo's own. weights: the file that holds them"""
+
+    weights: Path
+
+
+class StoredAudioCodec(StoredCodec, Protocol):
+    policy: ClipPolicy
+
+
+def audio_card(codec: StoredAudioCodec, frame_rate_hz: float, **more: Any) -> dict[str, Any]:
+    """What an audio codec's codes mean. more: what only this one has"""
     return _card(codec) | {
         "sample_rate_hz": codec.policy.sample_rate_hz,
         "channels": codec.policy.channels,
@@ -74,12 +84,12 @@ def audio_card(codec: Any, frame_rate_hz: float, **more: Any) -> dict[str, Any]:
     } | more  # fmt: skip
 
 
-def image_card(codec: Any, resolution: int, order: str) -> dict[str, Any]:
-    """What an image codec's codes mean. `codec` knows its file of weights; resolution: height and width in pixels"""
+def image_card(codec: StoredCodec, resolution: int, order: str) -> dict[str, Any]:
+    """What an image codec's codes mean. resolution: height and width in pixels"""
     return _card(codec) | {"resolution": resolution, "channels": 3, "order": order}
 
 
-def _card(codec: Any) -> dict[str, Any]:
+def _card(codec: StoredCodec) -> dict[str, Any]:
     books = codec.cardinalities
     return {
         "name": codec.name,

@@ -26,9 +26,9 @@ from lumo.codecs.taming import read_config
 from lumo.codecs.vqgan import Vqgan
 from lumo.params import AudioCodec, ImageCodec, weights_folder
 
-# Stable unCLIP 2.1: U-Net, VAE, image and text encoder of 870, 84, 632 and 340 million numbers; and what drawing takes beside them, in numbers too:
-# the VAE for one picture of 768 x 768 (they are decoded one by one), the U-Net for each of those that are drawn at once. Counted, as all here, on
-# diffusers' and transformers' modules of those sizes.
+# Stable unCLIP 2.1: U-Net, VAE, image and text encoder of 870, 84, 632 and 340 million numbers; and what drawing takes beside them, in
+# numbers too: the VAE for one picture of 768 x 768 (they are decoded one by one), the U-Net for each of those that are drawn at once.
+# Counted, as all here, on diffusers' and transformers' modules of those sizes.
 UNCLIP_NUMBERS, VAE_DRAWING, UNET_DRAWING = 1_926_291_627, 432 * 2**20, 144 * 2**20
 
 
@@ -36,7 +36,8 @@ UNCLIP_NUMBERS, VAE_DRAWING, UNET_DRAWING = 1_926_291_627, 432 * 2**20, 144 * 2*
 class Memory:
     """weights_bytes: of the networks; late_bytes: of those that are read when a first picture is drawn
 
-    encoding_bytes, decoding_bytes: the most that one clip or picture takes beside them; encodes_batches, decodes_batches: whether a batch goes at once
+    encoding_bytes, decoding_bytes: the most that one clip or picture takes beside them
+    encodes_batches, decodes_batches: whether a batch goes at once
     """
 
     weights_bytes: int = 0
@@ -46,24 +47,41 @@ class Memory:
     encodes_batches: bool = True
     decodes_batches: bool = True
 
+    def encoding(self, batch: int) -> int:
+        """Bytes that a batch takes."""
+        return self.encoding_bytes * (batch if self.encodes_batches else 1)
+
+    def decoding(self, batch: int) -> int:
+        return self.decoding_bytes * (batch if self.decodes_batches else 1)
+
 
 def image_memory(params: ImageCodec, device: str) -> Memory:
-    """device: on CUDA unCLIP draws in half precision. Raises ParamsError or CodecError, as `image_sizes` does. The miniature's own is a table, and next to nothing; of a user's own nothing is
-    known."""
+    """The miniature's own is a table, and next to nothing; of a user's own nothing is known.
+
+    device: on CUDA unCLIP draws in half precision
+    Raises ParamsError or CodecError, as `image_sizes` does.
+    """
     if params.name in ("twotone", "own"):
         return Memory()
-    if params.name == "seed2":
-        config = Seed2Config()
-        with torch.device("meta"):
-            model, pixels = Seed2(config).eval(), torch.zeros(1, 3, config.resolution, config.resolution)
-            encoding = peak_bytes(model, lambda: model.vectors(pixels))
-        width = 2 if device == "cuda" else 4
-        drawing = max(VAE_DRAWING, DRAWN_AT_ONCE * UNET_DRAWING)
-        return Memory(_bytes(model), width * UNCLIP_NUMBERS, encoding, width * drawing, decodes_batches=False)
-    config = read_config(weights_folder(params.path, "image_codec", ("model.yaml",)) / "model.yaml")
+    return _seed2(device) if params.name == "seed2" else _vqgan(params)
+
+
+def _seed2(device: str) -> Memory:
+    config = Seed2Config()
     with torch.device("meta"):
-        model, pixels = Vqgan(config).eval(), torch.zeros(1, 3, *[config.ddconfig.resolution] * 2)
-        cells = torch.zeros(1, config.ddconfig.heights[-1] ** 2, dtype=torch.long)
+        model, pixels = Seed2(config).eval(), torch.zeros(1, 3, config.resolution, config.resolution)
+        encoding = peak_bytes(model, lambda: model.vectors(pixels))
+    width = 2 if device == "cuda" else 4
+    drawing = max(VAE_DRAWING, DRAWN_AT_ONCE * UNET_DRAWING)
+    return Memory(_bytes(model), width * UNCLIP_NUMBERS, encoding, width * drawing, decodes_batches=False)
+
+
+def _vqgan(params: ImageCodec) -> Memory:
+    config = read_config(weights_folder(params.path, "image_codec", ("model.yaml",)) / "model.yaml")
+    sizes = config.ddconfig
+    with torch.device("meta"):
+        model, pixels = Vqgan(config).eval(), torch.zeros(1, 3, sizes.resolution, sizes.resolution)
+        cells = torch.zeros(1, sizes.heights[-1] ** 2, dtype=torch.long)
         encoding = peak_bytes(model, lambda: model.encode(pixels))
         decoding = peak_bytes(model, lambda: model.decode(cells))
     return Memory(_bytes(model), 0, encoding, decoding, encodes_batches=False, decodes_batches=False)

@@ -15,6 +15,7 @@ from types import ModuleType
 
 from lumo.codecs import Codec, CodecError
 from lumo.params import ROOT, AudioCodec, ImageCodec
+from lumo.wording import in_short
 
 WANTED = ("name", "codebooks", "cardinalities", "frames", "cannot_decode", "card", "read", "encode", "decode")
 
@@ -29,7 +30,7 @@ def load_own(params: ImageCodec | AudioCodec, device: str) -> Codec:
     except CodecError:
         raise
     except Exception as error:  # whatever is in it
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = in_short(f"{type(error).__name__}: {error}")
         raise CodecError(f"{file}: can't load a codec ({reason}); expected a function load(params, device)") from error
     wanted = (*WANTED, "fit") if isinstance(params, ImageCodec) else (*WANTED, "policy")
     if missing := [name for name in wanted if not hasattr(codec, name)]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from lumo.wording import in_short
+
 # what a damaged or foreign file ends in
 DAMAGED = (
     OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, pickle.UnpicklingError
@@ -23,10 +25,9 @@ def read_pickle(path: Path) -> Any:
 
 def reason(error: Exception) -> str:
     """What was wrong, without torch's advice to read the file unsafely."""
-    words = " ".join(str(error).split())
     if not isinstance(error, pickle.UnpicklingError):
-        return words[:200] or type(error).__name__
-    named = re.search(r"GLOBAL ([\w.]+)", words)
+        return in_short(error) or type(error).__name__
+    named = re.search(r"GLOBAL\s+([\w.]+)", str(error))
     return f"it wants {named[1]}, which could run code" if named else "it is damaged, or holds more than tensors"
 
 

@@ -24,6 +24,7 @@ from lumo.codecs.seed2_network import Seed2Config, read_seed2
 from lumo.codecs.twotone import pixels_of
 from lumo.files import sha256_of
 from lumo.media import Image, read_image
+from lumo.wording import in_short
 
 # of each channel in 0…1, as CLIP has them
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
@@ -136,9 +137,8 @@ def read_unclip(folder: Path, embedding: int, dtype: torch.dtype) -> Any:
     try:
         from diffusers import StableUnCLIPImg2ImgPipeline
     except (ImportError, RuntimeError) as error:  # the latter when it doesn't get along with another package
-        reason = " ".join(str(error).split())[:200]
         raise CodecError(
-            f"codec 'image' draws SEED-2's pictures with diffusers, which can't be loaded ({reason}); pip install diffusers"
+            f"codec 'image' draws SEED-2's pictures with diffusers, which can't be loaded ({in_short(error)}); pip install diffusers"
         ) from error
     try:
         pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(
@@ -148,8 +148,7 @@ def read_unclip(folder: Path, embedding: int, dtype: torch.dtype) -> Any:
         if size != embedding:
             raise ValueError(f"it draws from embeddings of {size} numbers, SEED-2 gives {embedding}")
     except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CodecError(f"{folder}: no unCLIP that can be read ({reason}); fetch it again") from error
+        raise CodecError(f"{folder}: no unCLIP that can be read ({in_short(error)}); fetch it again") from error
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.enable_slicing()  # one by one: at 768 x 768 a layer's values take 300 MB a picture, in half precision
     return pipeline

@@ -9,9 +9,11 @@ Axes: h w pixel · samples.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lumo.datasets import world
 from lumo.datasets.world import Scene
@@ -34,6 +36,8 @@ def right(media: Image | Audio | str, scene: Scene) -> dict[str, bool]:
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
+
+HALF = 20  # pixels of a template on each side of its middle
 
 
 def read_image(image: Image) -> dict[str, str | None]:
@@ -66,27 +70,28 @@ def _templates() -> dict[tuple[str, str], list[np.ndarray]]:
     row, column = world.PLACES["centre"]
     return {
         (shape, size): [
-            world.shape_cover(shape, row, column, radius + grow)[row - 20 : row + 21, column - 20 : column + 21] > 0.5
-            for grow in (-0.7, 0.2)
+            _around(world.shape_cover(shape, row, column, radius + grow), row, column) > 0.5 for grow in (-0.7, 0.2)
         ]
         for shape in world.SHAPES
         for size, radius in world.SIZES.items()
     }
 
 
+def _around(pixels: np.ndarray, row: int, column: int) -> np.ndarray:
+    """The part [41 41] of [h w] that a template covers."""
+    return pixels[row - HALF : row + HALF + 1, column - HALF : column + HALF + 1]
+
+
 def _best_overlap(mask: np.ndarray, middle: tuple[float, float], templates: list[np.ndarray]) -> float:
     """The largest overlap (intersection over union) of a mask with templates laid within a pixel of `middle`."""
-    padded = np.pad(mask, 24)
-    row, column = (round(value) + 24 for value in middle)
-    windows = [
-        padded[row + dy - 20 : row + dy + 21, column + dx - 20 : column + dx + 21]
-        for dy in (-1, 0, 1)
-        for dx in (-1, 0, 1)
-    ]
+    edge = HALF + 4  # or windows near the picture's border would lie beyond it
+    padded = np.pad(mask, edge)
+    row, column = (round(value) + edge for value in middle)
+    windows = [_around(padded, row + dy, column + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
     return max(_overlap(window, template) for window in windows for template in templates)
 
 
-def _nearest(value, named: dict) -> str:
+def _nearest(value: ArrayLike, named: Mapping[str, ArrayLike]) -> str:
     return min(named, key=lambda name: float(np.linalg.norm(np.subtract(value, named[name]))))
 
 
@@ -97,6 +102,8 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
 # --- sound ------------------------------------------------------------------------------------------------------------
 
 FRAME = 160  # samples in an envelope frame: 10 ms
+SILENT = 1e-3  # a peak of the envelope below which nothing is heard
+HARMONICS = 8  # that a timbre is told by
 
 
 def envelope(samples: np.ndarray) -> np.ndarray:
@@ -110,7 +117,7 @@ def onsets(samples: np.ndarray) -> list[int]:
     than doubles within 30 ms (a note struck while the one before still rings)."""
     level = envelope(samples)
     peak = level.max(initial=0.0)
-    if peak < 1e-3:
+    if peak < SILENT:
         return []
     found: list[int] = []
     armed = True
@@ -154,14 +161,15 @@ def read_music(audio: Audio) -> dict[str, str | None]:
     frequencies, magnitudes = spectrum(samples)
 
     def harmonics(hz: float) -> np.ndarray:
-        return np.array([_strength(frequencies, magnitudes, hz * k) for k in range(1, 9)])
+        return np.array([_strength(frequencies, magnitudes, hz * k) for k in range(1, HARMONICS + 1)])
 
     # the lowest strong candidate: a strong second harmonic of C4 must not pass for C5
     strengths = {name: harmonics(hz)[0] for name, hz in world.PITCHES_HZ.items()}
     found["pitch"] = next(name for name in world.PITCHES_HZ if strengths[name] > 0.5 * max(strengths.values()))
     measured = harmonics(world.PITCHES_HZ[found["pitch"]])
     profiles = {
-        name: np.pad(np.array(strength), (0, 8 - len(strength))) for name, (strength, _) in world.TIMBRES.items()
+        name: np.pad(np.array(strengths), (0, HARMONICS - len(strengths)))
+        for name, (strengths, _) in world.TIMBRES.items()
     }
     found["timbre"] = max(
         profiles,
@@ -174,31 +182,37 @@ def read_effect(audio: Audio) -> dict[str, str | None]:
     samples = audio.samples[0].astype(np.float64)
     found: dict[str, str | None] = dict.fromkeys(world.ATTRIBUTES["sfx"])
     level = envelope(samples)
-    if level.max(initial=0.0) < 1e-3:
+    if level.max(initial=0.0) < SILENT:
         return found
-    found["loudness"] = _loudness(samples)
+    is_steady = np.mean(level > level.max() / 6) > 0.8
+    effect, motion = _steady_effect(samples) if is_steady else _repeated_effect(samples)
+    return found | {"effect": effect, "motion": motion, "loudness": _loudness(samples)}
+
+
+def _steady_effect(samples: np.ndarray) -> tuple[str, str]:
+    """(effect, motion) of a sound that never stops."""
+    early, late = (_centre_hz(part) for part in (samples[: len(samples) // 3], samples[-len(samples) // 3 :]))
+    motion = "rising" if late > early else "falling"
     frequencies, magnitudes = spectrum(samples)
     power = magnitudes**2
-    steady = np.mean(level > level.max() / 6)
-    if steady > 0.8:
-        early, late = (_centre_hz(part) for part in (samples[: len(samples) // 3], samples[-len(samples) // 3 :]))
-        found["motion"] = "rising" if late > early else "falling"
-        centre = float((frequencies * power).sum() / power.sum())
-        if centre < 450:
-            found["effect"] = "engine"
-        else:
-            found["effect"] = "siren" if _tonality(samples) > 0.5 else "wind"
-        return found
+    if (frequencies * power).sum() / power.sum() < 450:  # Hz
+        return "engine", motion
+    return "siren" if _tonality(samples) > 0.5 else "wind", motion
+
+
+def _repeated_effect(samples: np.ndarray) -> tuple[str, str]:
+    """(effect, motion) of a sound that is struck again and again."""
     count = len(onsets(samples))
-    found["motion"] = min(world.EVENTS_PER_S, key=lambda name: abs(world.EVENTS_PER_S[name] - count))
-    band = {
-        "knocks": (power[(frequencies > 60) & (frequencies < 500)]).sum(),
-        "beeps": (power[(frequencies > 900) & (frequencies < 1100)]).sum(),
+    motion = min(world.EVENTS_PER_S, key=lambda name: abs(world.EVENTS_PER_S[name] - count))
+    frequencies, magnitudes = spectrum(samples)
+    power = magnitudes**2
+    bands_hz = {"knocks": (60, 500), "beeps": (900, 1100)}
+    shares = {
+        name: power[(frequencies > low) & (frequencies < high)].sum() / power.sum()
+        for name, (low, high) in bands_hz.items()
     }
-    share = {name: value / power.sum() for name, value in band.items()}
-    best = max(share, key=share.get)
-    found["effect"] = best if share[best] > 0.5 else "claps"
-    return found
+    best = max(shares, key=shares.__getitem__)
+    return best if shares[best] > 0.5 else "claps", motion
 
 
 def _centre_hz(samples: np.ndarray) -> float:

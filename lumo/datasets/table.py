@@ -1,9 +1,15 @@
 """Lines about media: where each stands, and its columns. One's own table gives them, as the published datasets' readers do.
 
 A line has `file` (below the folder) and `caption`; `id`, `license`, `source`, `subtype` where known. What only readers give:
-`picture` (of the same moment as the sound in `file`), `group` (the recording: all of its rows go into one split), `split` (`train` or `eval`, the dataset's own), `start_s` and `end_s` (of the
-clip within its recording), for a member of a tar `archive`, `offset` and `size`, and for a file in a parquet's cell `shard`, `column` and
-`row`. What is None or empty counts as not said.
+
+    picture                   of the same moment as the sound in `file`
+    group                     the recording: all of its rows go into one split
+    split                     `train` or `eval`, the dataset's own
+    start_s, end_s            of the clip within its recording
+    archive, offset, size     for a member of a tar
+    shard, column, row        for a file in a parquet's cell
+
+What is None or empty counts as not said.
 """
 
 from __future__ import annotations

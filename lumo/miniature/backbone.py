@@ -1,8 +1,5 @@
 """Train the miniature's backbone: a Qwen3 of a few million parameters that has only ever seen text.
 
-The text is generated like the world: captions in several wordings, the same thing said twice, lists, questions and small
-talk about numbers and days. Combinations that are held out of the world's training are held out of this text as well.
-
 Axes: b row · s step.
 """
 
@@ -20,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from lumo.datasets import readers, world
+from lumo.miniature.text import Document, documents
 
 CONFIG = {
     "vocab_size": 768,  # more rows than the tokenizer has tokens, as in the published Qwen3
@@ -33,96 +31,10 @@ CONFIG = {
     "tie_word_embeddings": True,
 }
 END = "<|endoftext|>"
-Document = list[tuple[str, bool]]  # pieces of text, and for each whether what was said before decides it
-
-
-def documents(seed: int) -> Iterator[Document]:
-    """Text without end."""
-    rng = np.random.default_rng(seed)
-    seen = {kind: world.seen(kind) for kind in world.ATTRIBUTES}
-    words = sorted(
-        {
-            word.strip(".,:")
-            for forms in world.WORDINGS.values()
-            for form in forms
-            for word in form.split()
-            if "{" not in word
-        }
-    )
-    words += [*world.COLOURS, *world.SHAPES, *world.TIMBRES, *world.PITCHES_HZ, *world.EFFECTS]
-    numbers = [
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-    ]
-    days = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
-
-    def pick(items):
-        return items[rng.integers(len(items))]
-
-    def scene() -> world.Scene:
-        return pick(seen[pick(("image", "image", "music", "sfx"))])
-
-    def caption(of: world.Scene) -> str:
-        return of.caption(int(rng.integers(12)))
-
-    def listing(of: world.Scene) -> str:
-        pairs = list(of.attributes.items())
-        return ", ".join(f"{name}: {value}" for name, value in (pairs[i] for i in rng.permutation(len(pairs))))
-
-    def again(first: str, link: str, second: str) -> Document:
-        return [(f"{first}. {link}:", False), (f" {second}", True)]
-
-    def questions(of: world.Scene) -> Document:
-        asked: Document = [(f"{caption(of)}.", False)]
-        pairs = list(of.attributes.items())
-        for i in rng.permutation(len(pairs)):
-            asked += [(f" what is the {pairs[i][0]}?", False), (f" {pairs[i][1]}.", True)]
-        return asked
-
-    def counting() -> Document:
-        start, length = int(rng.integers(8)), int(rng.integers(3, 6))
-        return [("we count:", False), (" " + ", ".join(numbers[start : start + length]), True)]
-
-    def week() -> Document:
-        day = int(rng.integers(7))
-        return [(f"today is {days[day]}, tomorrow is", False), (f" {days[(day + 1) % 7]}.", True)]
-
-    def echo() -> Document:
-        said = " ".join(pick(words) for _ in range(rng.integers(3, 10)))
-        return [(f"say it again: {said}.", False), (f" {said}.", True)]
-
-    # mostly the same thing said twice: what reading and writing pictures needs later is finding an attribute and naming it again
-    kinds = (
-        lambda: again(caption(one := scene()), "in other words", caption(one)),
-        lambda: again(caption(one := scene()), "in other words", caption(one)),
-        lambda: again(caption(one := scene()), "in short", listing(one)),
-        lambda: again(listing(one := scene()), "in words", caption(one)),
-        lambda: questions(scene()),
-        lambda: questions(scene()),
-        lambda: questions(scene()),
-        lambda: [(f"{caption(scene())}, and {caption(scene())}", False)],
-        lambda: [(caption(scene()), False)],
-        counting,
-        week,
-        echo,
-    )
-    while True:
-        yield pick(kinds)()
 
 
 def make_tokenizer(seed: int, folder: Path) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of up to 700 tokens, learned from the text above and saved in Hugging Face's format."""
+    """A byte-level BPE of up to 700 tokens, learned from such text and saved in Hugging Face's format."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

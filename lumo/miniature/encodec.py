@@ -36,6 +36,8 @@ CONFIG = {
     # 50 frames/s x 8 bits: each codebook costs 0.4 kbit/s, so the bandwidth chooses 1, 2, 3 or 4 of them
     "target_bandwidths": [0.4, 0.8, 1.2, 1.6],
 }
+QUANTISED_FROM = 0.4  # of the time
+LOG_EVERY, SAVE_EVERY = 100, 500  # steps
 
 
 def spectral_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -132,56 +134,79 @@ def train(
     Writes `config.json`, `model.safetensors`, `log.jsonl` and, while it runs, `state.pt`.
     """
     torch.manual_seed(seed)
-    model = EncodecModel(EncodecConfig(**CONFIG)).train()
-    quantiser = ResidualQuantiser(model)
-    weights = [*model.encoder.parameters(), *model.decoder.parameters()]
-    optimiser = torch.optim.AdamW(weights, lr=learning_rate, betas=(0.8, 0.99), weight_decay=0)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {"step": 0, "seconds": 0.0, "quantised": False}
-    if (folder / "state.pt").exists():
-        saved = torch.load(folder / "state.pt", weights_only=True)
-        state = saved["state"]
-        model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
+    run = _Run(folder, learning_rate)
     pool, check = clips(pool_size, seed), clips(48, seed + 1)[:, None]
-    began = time.perf_counter() - state["seconds"]
+    began = time.perf_counter() - run.state["seconds"]
     with (folder / "log.jsonl").open("a") as log:
         while (done := (time.perf_counter() - began) / (minutes * 60)) < 1:
-            rng = torch.Generator().manual_seed(seed * 1_000_003 + state["step"])
-            if done > 0.4 and not state["quantised"]:
-                state["quantised"] = True
-                with torch.no_grad():
-                    latents = model.encoder(pool[:600, None]).transpose(1, 2).reshape(-1, CONFIG["hidden_size"])
-                quantiser.initialise(latents, rng)
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate * min(1.0, (state["step"] + 1) / 100) * min(1.0, 0.03 + (1 - done) / 0.5)
+            rng = torch.Generator().manual_seed(seed * 1_000_003 + run.state["step"])
+            if done > QUANTISED_FROM and not run.state["quantised"]:
+                run.quantise(pool[:600, None], rng)
             target = pool[torch.randint(len(pool), (batch,), generator=rng)][:, None]
-            latents, commitment = model.encoder(target), 0.0
-            if state["quantised"]:
-                books = 4 if torch.rand((), generator=rng) < 0.6 else int(torch.randint(1, 4, (), generator=rng))
-                latents, commitment = quantiser(latents, books, rng)
-            output = model.decoder(latents)
-            wave, spectrum = F.l1_loss(output, target), spectral_loss(output[:, 0], target[:, 0])
-            weigh_wave, weigh_spectrum = (3.0, 3.0) if state["quantised"] else (10.0, 1.0)
-            loss = weigh_wave * wave + weigh_spectrum * spectrum + 0.25 * commitment
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(weights, 1.0)
-            optimiser.step()
-            state["step"] += 1
-            state["seconds"] = time.perf_counter() - began
-            if state["step"] % 100 == 0:
-                row = {"step": state["step"], "done": round(done, 4), "wave": wave.item(), "spectrum": spectrum.item()}
-                row |= _fidelity(model, quantiser if state["quantised"] else None, check, rng)
+            losses = run.step(target, done, rng)
+            run.state["seconds"] = time.perf_counter() - began
+            if run.state["step"] % LOG_EVERY == 0:
+                row = {"step": run.state["step"], "done": round(done, 4), **losses, **run.fidelity(check, rng)}
                 print(json.dumps(row), file=log, flush=True)
-            if state["step"] % 500 == 0:
-                saved = {"state": state, "model": model.state_dict(), "optimiser": optimiser.state_dict()}
-                torch.save(saved, folder / "state.partial")
-                (folder / "state.partial").replace(folder / "state.pt")
-                model.save_pretrained(folder)
-    model.eval().save_pretrained(folder)
+            if run.state["step"] % SAVE_EVERY == 0:
+                run.save()
+    run.model.eval().save_pretrained(folder)
     (folder / "state.pt").unlink(missing_ok=True)
-    return model
+    return run.model
+
+
+class _Run:
+    """What `folder/state.pt` holds: the model, its optimiser, how far they are; as it was saved last, or new."""
+
+    def __init__(self, folder: Path, learning_rate: float):
+        self.folder, self.learning_rate = folder, learning_rate
+        self.model = EncodecModel(EncodecConfig(**CONFIG)).train()
+        self.quantiser = ResidualQuantiser(self.model)
+        self.weights = [*self.model.encoder.parameters(), *self.model.decoder.parameters()]
+        self.optimiser = torch.optim.AdamW(self.weights, lr=learning_rate, betas=(0.8, 0.99), weight_decay=0)
+        self.state = {"step": 0, "seconds": 0.0, "quantised": False}
+        if (folder / "state.pt").exists():
+            saved = torch.load(folder / "state.pt", weights_only=True)
+            self.state = saved["state"]
+            self.model.load_state_dict(saved["model"])
+            self.optimiser.load_state_dict(saved["optimiser"])
+
+    def save(self) -> None:
+        saved = {"state": self.state, "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        torch.save(saved, self.folder / "state.partial")
+        (self.folder / "state.partial").replace(self.folder / "state.pt")
+        self.model.save_pretrained(self.folder)
+
+    @torch.no_grad()
+    def quantise(self, waves: Tensor, rng: torch.Generator) -> None:
+        """From now on. waves: [b 1 samples], from whose latents the codebooks begin"""
+        self.state["quantised"] = True
+        latents = self.model.encoder(waves).transpose(1, 2).reshape(-1, CONFIG["hidden_size"])
+        self.quantiser.initialise(latents, rng)
+
+    def step(self, target: Tensor, done: float, rng: torch.Generator) -> dict[str, float]:
+        """Learn from waves [b 1 samples]; the losses on wave and spectrum. done: the share of the time that is over"""
+        for group in self.optimiser.param_groups:
+            warm, decayed = min(1.0, (self.state["step"] + 1) / 100), min(1.0, 0.03 + (1 - done) / 0.5)
+            group["lr"] = self.learning_rate * warm * decayed
+        latents, commitment = self.model.encoder(target), 0.0
+        if self.state["quantised"]:
+            books = 4 if torch.rand((), generator=rng) < 0.6 else int(torch.randint(1, 4, (), generator=rng))
+            latents, commitment = self.quantiser(latents, books, rng)
+        output = self.model.decoder(latents)
+        wave, spectrum = F.l1_loss(output, target), spectral_loss(output[:, 0], target[:, 0])
+        weigh_wave, weigh_spectrum = (3.0, 3.0) if self.state["quantised"] else (10.0, 1.0)
+        loss = weigh_wave * wave + weigh_spectrum * spectrum + 0.25 * commitment
+        self.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.optimiser.step()
+        self.state["step"] += 1
+        return {"wave": wave.item(), "spectrum": spectrum.item()}
+
+    def fidelity(self, check: Tensor, rng: torch.Generator) -> dict[str, float]:
+        return _fidelity(self.model, self.quantiser if self.state["quantised"] else None, check, rng)
 
 
 @torch.no_grad()

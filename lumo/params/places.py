@@ -10,6 +10,7 @@ from lumo.params.schema import ParamsError
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = ROOT / "params"
 MINIATURE = ROOT / "lumo" / "miniature" / "weights"
+PULL = "; `lumo pull` fetches published ones, of which a plan needs the small files alone (params/README.md)"
 
 
 def weights_folder(path: str | None, miniature: str, files: tuple[str, ...] = ("config.json",)) -> Path:
@@ -26,11 +27,7 @@ def weights_folder(path: str | None, miniature: str, files: tuple[str, ...] = ("
         return folder
     for file in files:
         if not (folder / file).is_file():
-            more = (
-                "; `lumo pull` fetches published ones, of which a plan needs the small files alone (params/README.md)"
-                if file == "config.json"
-                else ""
-            )
+            more = PULL if file == "config.json" else ""
             raise ParamsError(f"{folder}: no {file} there; expected a folder with {' and '.join(files)}{more}")
     return folder
 

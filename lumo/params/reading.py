@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from lumo.nearest import perhaps
 from lumo.params.places import PARAMS
 from lumo.params.schema import ParamsError, Profile
+from lumo.wording import in_short, perhaps
 
 
 class _Strict(yaml.SafeLoader):
@@ -32,8 +32,7 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, _Strict)
     # a date or a number that can't be, a key that is a list, nesting without end
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ParamsError(f"{where}: not YAML ({reason}); mend it") from error
+        raise ParamsError(f"{where}: not YAML ({in_short(error)}); mend it") from error
 
 
 def read_yaml(path: Path) -> Any:
@@ -114,9 +113,8 @@ def _line(where: str, fault: dict) -> str:
 
 
 def _shown(given: Any) -> str:
-    if isinstance(
-        given, list | dict
-    ):  # aliases make a few lines of YAML a list of billions, which repr would write out
+    # aliases make a few lines of YAML a list of billions, which repr would write out
+    if isinstance(given, list | dict):
         whole = reprlib.repr(given)
     elif isinstance(given, int) and given.bit_length() > 4096:  # beyond 4,300 digits Python refuses
         whole = hex(given)

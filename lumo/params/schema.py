@@ -58,13 +58,12 @@ class World(Section):
 class Data(Section):
     """manifest: path of a JSONL manifest of one's own, relative to the project; null writes the miniature's world.
 
+    golden_source: rows of this source are kept for the golden suites, as are those that say `split: golden`
     workers: that read and pack while the codec works, see `write_shards`; engine: ray shares shards among machines
     """
 
     manifest: str | None = None
-    golden_source: str = (
-        "world-held-out"  # rows of this source are kept for the golden suites, as are those that say `split: golden`
-    )
+    golden_source: str = "world-held-out"
     eval_share: Share = 0.05
     samples_per_shard: Count = 1000
     workers: CountOrZero = 2

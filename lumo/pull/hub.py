@@ -220,11 +220,8 @@ def _in_one_line(entry: Entry, api: HfApi) -> Iterator[None]:
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        todo = (
-            "`hf auth login` with a token that may, and run this again"
-            if status in (401, 403)
-            else "run this again later"
-        )
+        login = "`hf auth login` with a token that may, and run this again"
+        todo = login if status in (401, 403) else "run this again later"
         raise PullError(f"{what}: {api.endpoint} answers {status}; what came is kept, {todo}") from error
     except HTTPError as error:
         raise PullError(

@@ -18,6 +18,7 @@ from lumo.model import LumoModel, ModelError, raw_bytes
 from lumo.params import Training
 from lumo.space import TokenSpace
 from lumo.training.feed import Feed
+from lumo.wording import in_short
 
 
 def weights_sha256(model: LumoModel) -> str:
@@ -130,7 +131,6 @@ def _state(checkpoint: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:200]
     return ModelError(
-        f"{path}: can't be read ({reason}); move {path.parent.name} away to go on from the one before, or anew"
+        f"{path}: can't be read ({in_short(error)}); move {path.parent.name} away to go on from the one before, or anew"
     )

@@ -18,6 +18,7 @@ from lumo.model import LumoModel, ModelError
 from lumo.params import Training
 from lumo.training.feed import Feed
 from lumo.training.losses import Sums
+from lumo.wording import in_short
 
 NUMBER = int | float
 LINE = {"step": int, "losses": dict, "target_tokens": dict, "tokens": int, "seconds": NUMBER, "real_share": NUMBER}
@@ -84,9 +85,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:200]
     return ModelError(
-        f"{path}: can't be read ({reason}); mend it or put it back, or move {path.parent} away to train anew"
+        f"{path}: can't be read ({in_short(error)}); mend it or put it back, or move {path.parent} away to train anew"
     )
 
 

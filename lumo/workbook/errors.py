@@ -6,6 +6,8 @@ import errno
 import warnings
 from typing import Any
 
+from lumo.wording import in_short
+
 # what a path may be that a person gave: a file where a folder is wanted, too long, not theirs to write
 PLACES = (
     errno.ENOTDIR,
@@ -33,7 +35,10 @@ class GatesFailed(WorkbookError):
 
 
 def is_expected(error: BaseException) -> bool:
-    """Errors whose line says all there is to say: lumo's own, a full disk or GPU, a path that can't be used, an interrupt. Anything else deserves its traceback."""
+    """Errors whose line says all there is to say: lumo's own, a full disk or GPU, a path that can't be used, an interrupt.
+
+    Anything else deserves its traceback.
+    """
     ours = type(error).__module__.partition(".")[0] == "lumo" and isinstance(error, Exception)
     told = is_disk_full(error) or is_gpu_full(error) or is_place(error)
     return ours or told or isinstance(error, KeyboardInterrupt)
@@ -59,15 +64,17 @@ def one_line(error: BaseException) -> str:
         what = getattr(error, "filename", None) or "a file of the run"
         return f"disk full while writing {what}: {MAKE_ROOM}"
     if is_gpu_full(error):
-        reason = " ".join(str(error).split())[:200]
-        return f"the GPU's memory is full ({reason}); lower tokens_per_batch or golden.batch_size, as `lumo plan` says; {AGAIN}"
+        return f"the GPU's memory is full ({in_short(error)}); lower tokens_per_batch or golden.batch_size, as `lumo plan` says; {AGAIN}"
     if is_place(error):
         return f"can't use {error.filename}: {error.strerror}; choose another path, or change its permissions"
     return f"{type(error).__name__}: {error}"
 
 
 def show_expected_errors_in_one_line() -> None:
-    """In a notebook, expected errors show their line in place of a traceback, and the cell fails all the same; warnings show theirs without a path."""
+    """In a notebook, expected errors show their line in place of a traceback, and warnings theirs without a path.
+
+    The cell fails all the same.
+    """
     try:
         from IPython import get_ipython
     except ImportError:

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
 from lumo import hub_cache
 from lumo.params import ROOT
 from lumo.workbook.errors import WorkbookError
@@ -32,21 +34,13 @@ def install(name: str, image: str, mounts: Sequence[Path] = (), prefix: Path | N
     Warns where there is no docker. Raises WorkbookError for a name that is another program's, for a mount that isn't there, and for a
     folder that can't be written.
     """
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-
     if not name or not image or image.startswith("-"):
         raise WorkbookError(f"kernel '{name}' of image '{image}': expected the names of both; give --name and --image")
     content = json.dumps(spec(image, mounts), indent=2) + "\n"
     manager = KernelSpecManager()
     if prefix:  # Jupyter wouldn't look there
         manager.kernel_dirs = [str(prefix / "share" / "jupyter" / "kernels")]
-    try:
-        ours = "lumo" in manager.get_kernel_spec(name).metadata
-    except NoSuchKernel:
-        ours = True
-    except (ValueError, TypeError):  # a kernel.json that is none
-        ours = False
-    if not ours:
+    if not _is_free(name, manager):
         raise WorkbookError(
             f"kernel '{name}' is there already and not lumo's; choose another --name, or remove it: jupyter kernelspec remove {name}"
         )
@@ -61,6 +55,16 @@ def install(name: str, image: str, mounts: Sequence[Path] = (), prefix: Path | N
         raise WorkbookError(
             f"kernel '{name}' can't be registered ({error}); choose another --name or --prefix"
         ) from error
+
+
+def _is_free(name: str, manager: KernelSpecManager) -> bool:
+    """Whether no kernel has this name, or one of lumo's."""
+    try:
+        return "lumo" in manager.get_kernel_spec(name).metadata
+    except NoSuchKernel:
+        return True
+    except (ValueError, TypeError):  # a kernel.json that is none
+        return False
 
 
 def spec(image: str, mounts: Sequence[Path] = ()) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lumo.nearest import perhaps
 from lumo.params import ROOT, ParamsError, Profile, check_profile, deep_merge, load_profile, profile_path
+from lumo.wording import perhaps
 from lumo.workbook import folders, metrics, progress
 from lumo.workbook import provenance as origin
 from lumo.workbook.errors import WorkbookError, show_expected_errors_in_one_line

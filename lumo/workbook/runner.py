@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lumo.files import write_atomically
-from lumo.nearest import perhaps
 from lumo.params import ROOT, load_profile
+from lumo.wording import perhaps
 from lumo.workbook import metrics, progress
 from lumo.workbook.errors import WorkbookError
 from lumo.workbook.folders import make_folder

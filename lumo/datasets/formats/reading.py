@@ -66,7 +66,7 @@ class Files:
         """The same for a picture."""
         return self._one(PICTURES, names, under) or self._missing("picture", names, under)
 
-    def frame(self, *names: str) -> str:
+    def any_picture(self, *names: str) -> str:
         """The same for a picture that may be missing; then empty."""
         return self._one(PICTURES, names, "")
 

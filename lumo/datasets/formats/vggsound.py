@@ -32,7 +32,7 @@ def read(files: Files, left_out: list[str]) -> Lines:
                 sound = files.sound(name)
                 yield where, known | {"file": sound, "id": f"vggsound-{name}"}
             with named(where, left_out):
-                frame = files.frame(name)
+                frame = files.any_picture(name)
             if frame:
                 yield where, known | {"file": frame, "id": f"vggsound-{name}-frame"}
             if sound and frame:

@@ -1,9 +1,20 @@
-"""What a misspelt name was perhaps meant to be."""
+"""Pieces of error lines: what another library said, and what a misspelt name was perhaps meant to be."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+LONGEST = 200  # characters: a library may say pages
+
+
+def in_short(said: object) -> str:
+    """Another library's error, or its words, as a part of one line.
+
+    >>> in_short(ValueError("no such file:\\n    model.yaml"))
+    'no such file: model.yaml'
+    """
+    return " ".join(str(said).split())[:LONGEST]
 
 
 def perhaps(name: str, known: Iterable[str]) -> str:
