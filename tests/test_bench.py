@@ -60,12 +60,17 @@ def test_many_rows_run_small_and_bytes_that_differ_are_found(monkeypatch):
     monkeypatch.setattr(scale, "MEDIA", 8)
     # in this process, but for the one that is killed: each would load for seconds
     monkeypatch.setattr(scale, "_run", lambda *given: scale._write(*given) or {"seconds": 0.1, "peak_bytes": 1})
-    memory, speed, reading = scale.many_rows(profile, 200, kills=1)
+    monkeypatch.setattr(scale.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(scale, "engine_of", lambda profile: engines.append(profile.data.engine))
+    engines: list[str] = []
+    memory, speed, shared_memory, shared, reading = scale.many_rows(profile, 200, kills=1)
+    assert engines == ["local"] * 3 + ["processes"] * 2
     assert reading.ratio > 0 and reading.reached is None
-    assert memory.ratio > 0 and speed.ratio > 0 and speed.figures["kills_with_same_bytes"] == 1
+    assert memory.ratio > 0 and memory.figures["kills_with_same_bytes"] == 1
+    assert speed.ratio > 0 and shared.ratio > 0 and shared_memory.name == "many_rows_processes_memory"
     names = iter("ab")
     monkeypatch.setattr(scale, "_content", lambda folder: {next(names): ""})
-    with pytest.raises(Disagreement, match="shards of a killed and resumed run differ"):
+    with pytest.raises(Disagreement, match="shards of a run that was killed and resumed differ"):
         scale.many_rows(profile, 20, kills=0)
 
 

@@ -27,7 +27,8 @@ from lumo.datasets.manifest import ChangedError, Row, read_manifest, rows_at, st
 from lumo.params import load_profile
 from lumo.shards import SPLITS, ShardError, engine_of, read_shards, write_shards
 from lumo.shards.jobs import jobs_of
-from lumo.shards.ray_engine import Maker, distributed
+from lumo.shards.maker import Maker
+from lumo.shards.ray_engine import OnRay, distributed
 from lumo.shards.write import local
 
 MANY = dataclasses.replace(PLAN, samples_per_shard=2)
@@ -286,7 +287,7 @@ def test_what_kills_its_reader_every_time_and_what_a_process_refuses_comes_back_
     """In this process: on Ray each death takes ten seconds."""
     job = jobs_of(manifest, tmp_path, MANY)[0][0]
     line = {"split": job.split, "number": job.number, "starts": job.starts.tolist()}
-    maker = Maker(lambda: tokenizer, tokenizer.space, manifest, tmp_path)
+    maker = OnRay(Maker(lambda: tokenizer, tokenizer.space), manifest, tmp_path)
     begun, tar = job.stem.with_suffix(".begun"), job.stem.with_suffix(".tar")
     begun.write_bytes(b"." * 4)  # what four processes left that died at it
     check_line(maker(line)["refusal"], "train-000000 on ", "4 processes died at it", "kills its reader")
@@ -295,5 +296,5 @@ def test_what_kills_its_reader_every_time_and_what_a_process_refuses_comes_back_
     tar.rmdir()
     assert maker(line)["refusal"] == "" and tar.is_file() and not begun.exists()
     other = dataclasses.replace(tokenizer.space, audio={**tokenizer.space.audio, "bandwidth_kbps": 9.9})
-    refusal = Maker(lambda: tokenizer, other, manifest, tmp_path)(line)["refusal"]
+    refusal = OnRay(Maker(lambda: tokenizer, other), manifest, tmp_path)(line)["refusal"]
     check_line(refusal, "another token space", "audio.bandwidth_kbps")

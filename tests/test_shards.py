@@ -29,6 +29,7 @@ from lumo.datasets.manifest import ManifestError, check_row
 from lumo.golden import combination
 from lumo.media import Audio, Image, png_bytes, wav_bytes
 from lumo.shards import SPLITS, Plan, Sample, ShardError, read_index, read_shards, unit_hash, write_shards
+from lumo.shards import tar_of as tar_bytes
 from lumo.space import CONTROL, SpaceError
 
 PLAN = Plan(eval_share=0.3, golden_source="world-held-out", samples_per_shard=3)
@@ -108,6 +109,14 @@ def test_every_row_comes_back_with_the_ids_of_its_media_and_words(described, sha
             read = tokenizer.codecs[modality].read(base / medium["path"])
             assert np.array_equal(sample.ids[modality], tokenizer.encode(modality, [read])[0])
             assert sample.row["modalities"][modality]["meta"] == medium["meta"]
+
+
+@pytest.mark.parametrize("length", [0, 1, 31, 100_000])
+def test_a_line_of_ids_is_written_as_numpy_would(length):
+    line = np.arange(length)
+    with io.BytesIO() as slow, tarfile.open(fileobj=io.BytesIO(tar_bytes([Sample("a", {"text": line}, {})]))) as fast:
+        np.save(slow, line.astype(np.int32))
+        assert fast.extractfile("000000.text.npy").read() == slow.getvalue()
 
 
 def test_the_index_counts_what_the_shards_hold(shards, tokenizer):

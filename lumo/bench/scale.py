@@ -1,10 +1,11 @@
-"""Many rows to shards, in processes of their own: memory beside that of few rows, speed beside the bare codec, bytes after kills."""
+"""Many rows to shards, each run in a process of its own: memory beside that of few rows, speed beside the bare codec, bytes after kills."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import random
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from lumo.bench.measure import Comparison, Disagreement, alternate
 from lumo.datasets import world
@@ -28,38 +31,59 @@ FEW, MEDIA = 1000, 256
 def many_rows(
     profile: Profile, rows: int, kills: int = 5, progress: Callable[[str], None] = lambda name: None
 ) -> list[Comparison]:
-    """Raises Disagreement when a run that was killed and resumed leaves other bytes than an unbroken one."""
+    """By the profile's engine; and, where a run takes several threads, by as many processes.
+
+    Raises Disagreement when a run that was killed and resumed, or another engine, leaves other bytes than an unbroken one.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pictures = MEDIA // 2
         described = world.write_world(folder / "data", pictures, MEDIA - pictures, 0, profile.seed)
-        run = partial(_run, profile, folder)
+        run = partial(_run, folder)
         # those held out of the world's training come after them
         source = [json.loads(line) for line in described.read_text().splitlines()[:MEDIA]]
         for count in (FEW, rows):
             _repeat(source, described.with_name(f"{count}.jsonl"), count)
         progress(f"{FEW:,} rows")
-        few = run(FEW, "few")
+        few = run(profile, FEW, "few")
         progress(
             f"{rows:,} rows, then as many with {kills} kills: each about {few['seconds'] * rows / FEW / 60:.1f} minutes"
         )
-        many = run(rows, "unbroken")
-        _kill(profile, folder, rows, kills, many["seconds"])
-        run(rows, "killed")
-        if _content(folder / "killed") != _content(folder / "unbroken"):
-            raise Disagreement("many_rows: shards of a killed and resumed run differ from those of an unbroken one")
+        many = run(profile, rows, "unbroken")
+        _kill(folder, profile, rows, kills, many["seconds"])
+        run(profile, rows, "killed")
+        _check_same(folder, "killed", "that was killed and resumed")
+        runs = {"many_rows": (few, many)}
+        if (cores := torch.get_num_threads()) > 1:
+            progress(f"{rows:,} rows by {cores} processes")
+            data = profile.data.model_copy(update={"engine": "processes", "workers": cores})
+            shared = profile.model_copy(update={"data": data})
+            runs["many_rows_processes"] = run(shared, FEW, "few_shared"), run(shared, rows, "shared")
+            _check_same(folder, "shared", "that processes shared")
         progress("the codecs alone, and reading alone")
         bare, reading = _alone_rows_per_s(profile, folder / "data", source)
-    ours, more = rows / many["seconds"], many["peak_bytes"] / few["peak_bytes"]
-    what = f"{rows:,} rows to shards"
+    made = [part for name, (few, many) in runs.items() for part in _compared(name, rows, few, many, bare)]
+    made[0].figures["kills_with_same_bytes"] = kills
+    reading_alone = Comparison("many_rows_reading", "reading the same media and nothing else, rows/s", "the bare codecs, same media",
+                               "", reading / bare, figures={"reading_rows_per_s": reading})  # fmt: skip
+    return [*made, reading_alone]
+
+
+def _compared(name: str, rows: int, few: dict[str, float], many: dict[str, float], bare: float) -> list[Comparison]:
+    """Memory and speed of one engine."""
+    what = f"{rows:,} rows to shards{', in processes' if name.endswith('processes') else ''}"
+    more, rate = many["peak_bytes"] / few["peak_bytes"], rows / many["seconds"]
     return [
-        Comparison("many_rows_memory", f"{what}, peak memory", f"{FEW:,} rows", "≤ 1.1 ×", more, None, None, more <= 1.1,
-                   {"few": few, "many": many}),
-        Comparison("many_rows", f"{what}, the profile's codecs, rows/s", "the bare codecs, same media", "≥ 0.90", ours / bare,
-                   None, None, ours >= 0.9 * bare, {"rows_per_s": ours, "bare_rows_per_s": bare, "kills_with_same_bytes": kills}),
-        Comparison("many_rows_reading", "reading the same media and nothing else, rows/s", "the bare codecs, same media",
-                   "", reading / bare, figures={"reading_rows_per_s": reading}),
+        Comparison(f"{name}_memory", f"{what}, peak memory of a process", f"{FEW:,} rows", "≤ 1.1 ×", more,
+                   reached=more <= 1.1, figures={"few": few, "many": many}),
+        Comparison(name, f"{what}, the profile's codecs, rows/s", "the bare codecs, same media", "≥ 0.90", rate / bare,
+                   reached=rate >= 0.9 * bare, figures={"rows_per_s": rate, "bare_rows_per_s": bare}),
     ]  # fmt: skip
+
+
+def _check_same(folder: Path, out: str, what: str) -> None:
+    if _content(folder / out) != _content(folder / "unbroken"):
+        raise Disagreement(f"many_rows: shards of a run {what} differ from those of an unbroken one")
 
 
 def _repeat(source: list[dict[str, Any]], manifest: Path, count: int) -> None:
@@ -69,7 +93,7 @@ def _repeat(source: list[dict[str, Any]], manifest: Path, count: int) -> None:
             file.write(json.dumps({**row, "id": f"{row['id']}-{number}"}) + "\n")
 
 
-def _write(profile: Profile, folder: Path, rows: int, out: str) -> None:
+def _write(folder: Path, profile: Profile, rows: int, out: str) -> None:
     """What the other process does."""
     use_threads(profile.threads)
     tokenizer = load_tokenizer(profile)
@@ -77,23 +101,25 @@ def _write(profile: Profile, folder: Path, rows: int, out: str) -> None:
     began = time.perf_counter()
     write_shards(folder / "data" / f"{rows}.jsonl", folder / out, tokenizer, plan, engine=engine_of(profile))
     seconds = time.perf_counter() - began
-    write_atomically(folder / f"{out}.json", json.dumps({"seconds": seconds, "peak_bytes": status_bytes("VmHWM")}))
+    # of the largest of its own processes, too; Linux gives KiB
+    peak = max(status_bytes("VmHWM"), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+    write_atomically(folder / f"{out}.json", json.dumps({"seconds": seconds, "peak_bytes": peak}))
 
 
-def _run(profile: Profile, folder: Path, rows: int, out: str) -> dict[str, float]:
+def _run(folder: Path, profile: Profile, rows: int, out: str) -> dict[str, float]:
     """Seconds and bytes at the peak of a whole run."""
-    process = get_context("spawn").Process(target=_write, args=(profile, folder, rows, out))
+    process = get_context("spawn").Process(target=_write, args=(folder, profile, rows, out))
     process.start()
     process.join()
     return json.loads((folder / f"{out}.json").read_text())
 
 
-def _kill(profile: Profile, folder: Path, rows: int, kills: int, seconds: float) -> None:
+def _kill(folder: Path, profile: Profile, rows: int, kills: int, seconds: float) -> None:
     """Begin the run so often, and kill it at random moments of its work."""
     moments = random.Random(profile.seed)
     for _ in range(kills):
         before = set(folder.glob("killed/*"))
-        process = get_context("spawn").Process(target=_write, args=(profile, folder, rows, "killed"))
+        process = get_context("spawn").Process(target=_write, args=(folder, profile, rows, "killed"))
         process.start()
         while process.is_alive() and set(folder.glob("killed/*")) == before:
             time.sleep(0.05)  # it is loading, or still reads what is there

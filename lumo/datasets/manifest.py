@@ -63,6 +63,12 @@ class Text(BaseModel):
     response: str | None = None
 
 
+class Named(BaseModel):
+    """Of a row its id alone, by the same parser: what is one id to a row is one here."""
+
+    id: str
+
+
 class Row(BaseModel):
     """One sample as a dataset describes it."""
 
@@ -113,7 +119,8 @@ def stream_manifest(path: Path) -> Iterator[tuple[int, Row | str]]:
     It is read twice, the first time for the ids alone: 8 bytes are held for each of them, and then only those that stand there twice.
     """
     twice, seen = _ids_twice(path), set()
-    for number, at, row in _checked(path):
+    for number, at, text in _lines(path):
+        row = _row_or_fault(text, f"{path.name}:{number}")
         if isinstance(row, Row) and _digest(row.id) in twice:
             known = row.id in seen
             seen.add(row.id)
@@ -136,15 +143,15 @@ def _line_at(file: BinaryIO, at: int) -> bytes:
     return file.readline()
 
 
-def _checked(path: Path) -> Iterator[tuple[int, int, Row | str]]:
-    """Number, first byte, and row or fault of each line that isn't blank."""
+def _lines(path: Path) -> Iterator[tuple[int, int, str]]:
+    """Number, first byte and text of each line that isn't blank."""
     at = 0
     try:
         with path.open("rb") as file:  # as bytes a line ends at \n alone: a caption may hold U+2028
             for number, line in enumerate(file, start=1):
                 text = line.decode().rstrip("\r\n")
                 if text.strip():
-                    yield number, at, _row_or_fault(text, f"{path.name}:{number}")
+                    yield number, at, text
                 at += len(line)
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: can't be read ({error}); expected a manifest, one JSON object a line") from error
@@ -163,10 +170,18 @@ def _row_or_fault(text: str, where: str) -> Row | str:
 
 
 def _ids_twice(path: Path) -> set[int]:
-    """Digests that more than one good row's id has."""
-    digests = np.fromiter((_digest(row.id) for _, _, row in _checked(path) if isinstance(row, Row)), np.uint64)
+    """Digests that more than one id has, whether their rows are good or not."""
+    names = (_id_of(text) for _, _, text in _lines(path))
+    digests = np.fromiter((_digest(name) for name in names if name), np.uint64)
     digests.sort()
     return set(digests[1:][digests[1:] == digests[:-1]].tolist())
+
+
+def _id_of(text: str) -> str | None:
+    try:
+        return Named.model_validate_json(text).id
+    except ValidationError:
+        return None
 
 
 def _digest(name: str) -> int:

@@ -59,7 +59,9 @@ class Data(Section):
     """manifest: path of a JSONL manifest of one's own, relative to the project; null writes the miniature's world.
 
     golden_source: rows of this source are kept for the golden suites, as are those that say `split: golden`
-    workers: that read and pack while the codec works, see `write_shards`; engine: ray shares shards among machines
+    engine: who makes the shards; local: threads of this process; processes: each with codecs of its own; ray: the same
+        on several machines
+    workers: how many threads read and pack while the codec works, or how many processes there are
     """
 
     manifest: str | None = None
@@ -67,7 +69,7 @@ class Data(Section):
     eval_share: Share = 0.05
     samples_per_shard: Count = 1000
     workers: CountOrZero = 2
-    engine: Literal["local", "ray"] = "local"
+    engine: Literal["local", "processes", "ray"] = "local"
 
 
 class ImageCodec(Section):

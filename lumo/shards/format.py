@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ class Sample:
         return frozenset(self.ids)
 
 
-def tar_of(samples: list[Sample]) -> bytes:
-    """A shard's bytes."""
+def tar_of(samples: Iterable[Sample]) -> bytes:
+    """A shard's bytes; of the samples no more than one is held."""
     buffer = io.BytesIO()
     # fixed times, owners and member order: the same input gives the same bytes
     with webdataset.TarWriter(buffer, encoder=False, mtime=0, user="lumo", group="lumo") as tar:
@@ -55,10 +56,16 @@ def _pack(sample: Sample, number: int) -> dict[str, Any]:
         "json": json.dumps({"id": sample.id, "row": sample.row}, sort_keys=True).encode(),
     }
     for modality, ids in sorted(sample.ids.items()):
-        with io.BytesIO() as buffer:
-            np.save(buffer, ids.astype(np.int32), allow_pickle=False)
-            packed[f"{modality}.npy"] = buffer.getvalue()
+        packed[f"{modality}.npy"] = _npy_head(len(ids)) + ids.astype(np.int32).tobytes()
     return packed
+
+
+@cache
+def _npy_head(length: int) -> bytes:
+    """What numpy's format has before so many int32. `np.save` makes it anew for every line of ids, and takes most of its time for it."""
+    with io.BytesIO() as buffer:
+        np.save(buffer, np.empty(length, np.int32), allow_pickle=False)
+        return buffer.getvalue()[: -4 * length or None]
 
 
 def read_index(folder: Path, space: TokenSpace) -> dict[str, Any]:

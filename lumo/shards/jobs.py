@@ -9,7 +9,7 @@ import hashlib
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,23 +103,28 @@ def make(job: Job, tokenizer: UnifiedTokenizer, encode: Encode, tell: Callable[[
         tell(len(rows))
         return card
     left_out: list[str] = []
-    samples = list(tokenise(rows, base, tokenizer, encode, left_out, tell))
-    tokens: Counter[str] = Counter()
-    for sample in samples:
-        tokens.update({modality: len(ids) for modality, ids in sample.ids.items()})
-    data = tar_of(samples)
+    counts: Counter[str] = Counter()
+    data = tar_of(_counted(tokenise(rows, base, tokenizer, encode, left_out, tell), counts))
+    samples = counts.pop("samples", 0)
     write_atomically(job.stem.with_suffix(".tar"), data)
     card = {
         "name": f"{job.stem.name}.tar",
         "sha256": hashlib.sha256(data).hexdigest(),
         "fingerprint": fingerprint,
-        "samples": len(samples),
-        "tokens": dict(tokens),
+        "samples": samples,
+        "tokens": dict(counts),
         "left_out": left_out,
     }
     # written last: its presence means that the tar beside it is whole
     write_atomically(job.stem.with_suffix(".json"), json.dumps(card, indent=2, sort_keys=True) + "\n")
     return card
+
+
+def _counted(samples: Iterable[Sample], counts: Counter[str]) -> Iterator[Sample]:
+    """The same samples; how many pass is counted, and the tokens of each of their modalities."""
+    for sample in samples:
+        counts.update({"samples": 1} | {modality: len(ids) for modality, ids in sample.ids.items()})
+        yield sample
 
 
 def _fingerprint(base: Path, rows: list[Row], space: TokenSpace) -> str:

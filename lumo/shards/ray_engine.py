@@ -9,47 +9,31 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 import signal
 import threading
 from array import array
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lumo.shards.format import ShardError
-from lumo.shards.jobs import Card, Job, make
-from lumo.space import TokenSpace
+from lumo.shards.jobs import Card, Job
+from lumo.shards.maker import ATTEMPTS, Maker, deadly, go_on
 from lumo.tokenizer import UnifiedTokenizer
 
-ATTEMPTS = 4  # at a job whose process dies; Ray's own choice is for ever, which a file that kills its reader would take
 
+class OnRay:
+    """A maker in a process of its own, on whatever machine Ray chooses: it takes lines of Ray's tables, and gives such."""
 
-class Maker:
-    """Lives in a process of its own, on whatever machine Ray chooses. load: gives the caller's tokenizer anew; codecs don't travel."""
-
-    def __init__(self, load: Callable[[], UnifiedTokenizer], space: TokenSpace, manifest: Path, folder: Path):
-        self.load, self.space, self.manifest, self.folder = load, space, manifest, folder
-
-    @cached_property
-    def tokenizer(self) -> UnifiedTokenizer:
-        """Raises SpaceError when the weights of this machine are others."""
-        tokenizer = self.load()
-        self.space.check_same(tokenizer.space, platform.node())
-        return tokenizer
+    def __init__(self, maker: Maker, manifest: Path, folder: Path):
+        self.maker, self.manifest, self.folder = maker, manifest, folder
 
     def __call__(self, line: dict[str, Any]) -> dict[str, Any]:
-        """A card or a refusal: an exception would reach the caller wrapped into Ray's own, many lines long."""
         job = Job(self.manifest, self.folder, line["split"], int(line["number"]), array("q", line["starts"]))
-        begun, card, refusal = job.stem.with_suffix(".begun"), {}, ""
-        try:
-            if _count(begun) > ATTEMPTS:
-                raise ShardError(f"{ATTEMPTS} processes died at it; look for a file of its that kills its reader")
-            card = make(job, self.tokenizer, self.tokenizer.encode, lambda rows: None)
-        except (ValueError, OSError) as error:
-            refusal = f"{job.stem.name} on {platform.node()}: {type(error).__name__}: {error}"
+        begun = job.stem.with_suffix(".begun")
+        # Ray's own choice is to start a process again for ever
+        card, refusal = ({}, deadly(job)) if _count(begun) > ATTEMPTS else self.maker(job)
         begun.unlink(missing_ok=True)
         return {"split": job.split, "number": job.number, "card": json.dumps(card), "refusal": refusal}
 
@@ -90,14 +74,12 @@ def distributed(
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an exception too
             with _sigterm_kept():
                 ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
-        maker = (load, tokenizer.space, jobs[0].manifest.absolute(), jobs[0].folder.absolute())
+        maker = (Maker(load, tokenizer.space), jobs[0].manifest.absolute(), jobs[0].folder.absolute())
         known = {(job.split, job.number): job for job in jobs}
         with closing(_made(ray, jobs, maker, max(1, min(workers, len(jobs))))) as lines:
             for line in lines:
                 if line["refusal"]:
-                    raise ShardError(
-                        f"{line['refusal']}; mend it, then run the same command again: whole shards are kept"
-                    )
+                    raise ShardError(go_on(line["refusal"]))
                 job = known[line["split"], line["number"]]
                 tell(len(job.starts))
                 yield job, json.loads(line["card"])
@@ -131,7 +113,7 @@ def _made(ray: Any, jobs: list[Job], maker: tuple[Any, ...], workers: int) -> Ge
     ray.data.DataContext.get_current().enable_progress_bars = False
     lines = [{"split": job.split, "number": job.number, "starts": job.starts.tolist()} for job in jobs]
     made = ray.data.from_items(lines, override_num_blocks=len(lines)).map(
-        Maker,
+        OnRay,
         fn_constructor_args=maker,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
         num_cpus=1,

@@ -15,6 +15,7 @@ from typing import Any
 from lumo.files import write_atomically
 from lumo.params import Profile
 from lumo.shards.jobs import SPLITS, Card, Job, Plan, jobs_of, make
+from lumo.shards.processes import in_processes
 from lumo.tokenizer import UnifiedTokenizer, load_tokenizer
 
 # jobs, the tokenizer, and whom to tell how many rows were done since; gives jobs in any order, with their cards
@@ -67,9 +68,12 @@ def engine_of(profile: Profile) -> Engine:
     """Who makes the shards of a profile's runs."""
     if profile.data.engine == "local":
         return partial(local, workers=profile.data.workers)
+    several = {"workers": profile.data.workers, "load": partial(load_tokenizer, profile)}
+    if profile.data.engine == "processes":
+        return partial(in_processes, **several, threads=profile.threads)
     from lumo.shards.ray_engine import distributed  # Ray is an extra
 
-    return partial(distributed, workers=profile.data.workers, load=partial(load_tokenizer, profile))
+    return partial(distributed, **several)
 
 
 def local(
