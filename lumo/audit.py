@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lumo.datasets.folder import Adoption, for_codecs
+from lumo.datasets.fitting import Adoption, for_codecs
 from lumo.fidelity import MEASURES, spread
 from lumo.generation import Grammar, Sampling, generate
 from lumo.media import Audio, Image

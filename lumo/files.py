@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def printable(text: str) -> str:
@@ -31,18 +32,25 @@ def locked(path: Path, refusal: Exception) -> Iterator[None]:
         yield
 
 
-def write_atomically(path: Path | str, data: bytes | str) -> Path:
-    """Write a file whole or not at all: to a neighbour first, then renamed over the target."""
-    path = Path(path)
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, whole or not there: a neighbour first, renamed over the target when the block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:  # an interrupt leaves nothing behind either
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path | str, data: bytes | str) -> Path:
+    """The same for what is held already."""
+    path = Path(path)
+    with whole(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
     return path

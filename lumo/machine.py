@@ -17,6 +17,11 @@ class MachineError(ValueError):
     """Something this machine hasn't; the message is one line."""
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def device_of(wanted: str) -> str:
     """`cpu` or `cuda`; `auto` takes CUDA where there is one. Raises MachineError for CUDA where there is none."""
     if wanted == "cuda" and not torch.cuda.is_available():

@@ -12,8 +12,11 @@ import io
 import os
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import soundfile
@@ -23,6 +26,7 @@ from PIL import Image as PILImage
 
 # libsndfile reads many more, and shortens a cut one in silence; a cut Ogg is shorter too, which the policy tells
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
+FILTERS = Lock()
 BOMBS = (PILImage.DecompressionBombWarning, PILImage.DecompressionBombError)
 SOUND_FORMATS = ("WAV", "WAVEX", "FLAC", "MP3", "OGG")
 MOST_SAMPLES = 2**29  # 2 GiB as fp32, three hours at 48 kHz: a header that lies would have far more made room for
@@ -113,8 +117,7 @@ def read_image(path: Path | str, resolution: tuple[int, int] | None = None) -> I
     path = Path(path)
     data = _bytes_of(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", PILImage.DecompressionBombWarning)
+        with _no_bombs():
             # decoding skips a PNG's checksums and its end; `verify` skips the last one
             PILImage.open(io.BytesIO(data), formats=PICTURE_FORMATS).verify()
         with PILImage.open(io.BytesIO(data), formats=PICTURE_FORMATS) as file:
@@ -157,10 +160,8 @@ def describe(path: Path, medium: str) -> Header:
         raise MediaError(f"{path}: no file there; check the path in the manifest")
     try:
         if medium == "image":
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", PILImage.DecompressionBombWarning)
-                with PILImage.open(path, formats=PICTURE_FORMATS) as file:
-                    return Header(f"{file.width} x {file.height} pixels")
+            with _no_bombs(), PILImage.open(path, formats=PICTURE_FORMATS) as file:
+                return Header(f"{file.width} x {file.height} pixels")
         # opened here: by its name alone libsndfile takes what `read_audio` refuses
         with path.open("rb") as opened, soundfile.SoundFile(opened) as file:
             if file.format not in SOUND_FORMATS:
@@ -171,6 +172,14 @@ def describe(path: Path, medium: str) -> Header:
     except (OSError, SyntaxError, ValueError, TypeError, soundfile.LibsndfileError, *BOMBS) as error:
         reason = " ".join(str(getattr(error, "error_string", error)).split())
         raise MediaError(f"{path}: not a readable {medium} ({reason}); export it again") from error
+
+
+@contextmanager
+def _no_bombs() -> Iterator[None]:
+    """More pixels than Pillow warns of raise. One thread at a time: filters of warnings are the whole process's."""
+    with FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("error", PILImage.DecompressionBombWarning)
+        yield
 
 
 def _orientation(file: PILImage.Image) -> int | None:
@@ -230,6 +239,13 @@ def read_audio(path: Path | str, policy: ClipPolicy | None = None) -> Audio:
     if audio.peak > LOUDEST:
         raise MediaError(f"{path}: holds samples up to {audio.peak:g}, expected values within ±1; export it again")
     return audio
+
+
+def sound_bytes(path: Path) -> int:
+    """What a sound takes in memory, by its header; 0 where that can't be told, as reading it will say."""
+    with suppress(OSError, soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
+        return 4 * file.frames * file.channels
+    return 0
 
 
 def _check_policy(path: Path, policy: ClipPolicy, rate: int, channels: int, frames: int) -> None:

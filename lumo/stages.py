@@ -21,11 +21,12 @@ from lumo.backbone import load_model
 from lumo.codecs import load_codecs
 from lumo.datasets import folder as own
 from lumo.datasets import join as joining
+from lumo.datasets.fitting import Adoption
 from lumo.datasets.manifest import Row, stream_manifest
 from lumo.datasets.published import Published
 from lumo.datasets.splits import group_of
 from lumo.files import write_atomically
-from lumo.machine import device_of, use_threads
+from lumo.machine import cores, device_of, use_threads
 from lumo.model import ModelError
 from lumo.params import Profile
 from lumo.shards import read_shards
@@ -108,11 +109,13 @@ def adopt(
     captions: Path | Published,
     out: Path,
     show: Callable[[int, int], None] = lambda done, of: None,
+    workers: int | None = None,
     **how: Any,
 ) -> tuple[own.Adopted, Path]:
     """Make a folder of pictures and sounds ready for this profile's codecs; see `datasets.folder.adopt`.
 
-    how: fields of `datasets.folder.Adoption` but for the sizes, which are the codecs'
+    workers: threads that make files, as many as there are cores if not given
+    how: fields of `datasets.fitting.Adoption` but for the sizes, which are the codecs'
     A published dataset has its own source, licence and subtype.
     Beside the manifest it writes, unless there is one, `profile.yaml`: this profile with the manifest and the tasks that the data has.
     Returns what was adopted, and the profile's path. Raises ManifestError, CodecError and ParamsError.
@@ -120,8 +123,8 @@ def adopt(
     codecs = load_codecs(profile.codecs)
     if isinstance(captions, Published):
         how = {"source": captions.name, "license": captions.license, "subtype": captions.subtype} | how
-    wanted = own.Adoption.of(codecs, **how)
-    result = own.adopt(folder, captions, out, wanted, show)
+    wanted = Adoption.of(codecs, **how)
+    result = own.adopt(folder, captions, out, wanted, show, workers or cores())
     return result, _write_profile(profile, wanted.source, result.manifest, result.rows)
 
 

@@ -21,7 +21,8 @@ from refusals import refused
 from lumo import stages
 from lumo.codecs import load_codecs
 from lumo.datasets import world
-from lumo.datasets.folder import Adoption, adopt, clips_of, fitted, for_codecs
+from lumo.datasets.fitting import Adoption, clips_of, fitted, for_codecs
+from lumo.datasets.folder import adopt
 from lumo.datasets.manifest import ManifestError, read_manifest
 from lumo.datasets.splits import golden_groups
 from lumo.media import Audio, ClipPolicy, Image, read_audio, read_image
@@ -71,7 +72,7 @@ def test_a_folder_becomes_files_that_the_codecs_take(folder, tmp_path, kind):
     result = adopt(folder, table(tmp_path / f"captions.{kind}", LINES), out, HOW)
     assert not result.left_out and (result.rows["audio"], result.rows["image"]) == (5, 5)
     assert result.done == {"sounds mixed": 2, "sounds resampled": 4, "sounds cut": 3, "clips padded with silence": 1,
-                           "sounds split": 0, "pictures resized": 5, "pictures cropped": 5, "clips louder than full scale, clipped": 0}  # fmt: skip
+                           "sounds split": 0, "silent clips left out": 0, "pictures resized": 5, "pictures cropped": 5, "clips louder than full scale, clipped": 0}  # fmt: skip
     rows, left_out = read_manifest(result.manifest)
     assert len(rows) == 10 and not left_out
     assert [row.text.caption for row in rows] == [line["caption"] for line in LINES]
@@ -256,12 +257,12 @@ def test_nothing_of_the_users_is_written_over(folder, tmp_path):
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(0, 5), min_size=4, max_size=40), st.integers(1, 20))
 def test_a_files_rows_are_golden_together_and_some_are_left_to_learn_from(owners, golden):
-    rows = [{"modalities": {"audio": {"meta": {"group": str(owner)}}}} for owner in owners]
+    groups = Counter(map(str, owners))
     if len(set(owners)) == 1:
         with pytest.raises(ManifestError, match="audio of one file alone"):
-            golden_groups(rows, golden, "audio")
+            golden_groups(groups, set(), golden, "audio")
         return
-    chosen = golden_groups(rows, golden, "audio")
+    chosen = golden_groups(groups, set(), golden, "audio")
     kept = sorted(owners.count(int(name)) for name in chosen)
     assert 0 < len(chosen) < len(set(owners)) and chosen <= set(map(str, owners))
     assert sum(kept[:-1]) < min(golden, max(1, len(owners) // 5))  # no file more than needed

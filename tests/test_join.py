@@ -17,7 +17,8 @@ from refusals import refused
 from lumo import stages
 from lumo.__main__ import main
 from lumo.datasets import join as joining
-from lumo.datasets.folder import Adoption, adopt
+from lumo.datasets.fitting import Adoption
+from lumo.datasets.folder import adopt
 from lumo.datasets.join import join
 from lumo.datasets.manifest import ManifestError, read_manifest
 from lumo.datasets.published import PUBLISHED, ledger

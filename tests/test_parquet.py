@@ -20,9 +20,10 @@ from refusals import check_line, refused
 
 from lumo.__main__ import main
 from lumo.datasets import parquet
-from lumo.datasets.folder import Adoption, adopt
+from lumo.datasets.fitting import Adoption
+from lumo.datasets.folder import adopt
 from lumo.datasets.manifest import ChangedError, ManifestError, read_manifest
-from lumo.datasets.members import Members
+from lumo.datasets.members import Members, on_disk
 from lumo.datasets.published import PUBLISHED
 from lumo.datasets.table import read_table, usable
 from lumo.media import ClipPolicy, read_audio, read_image
@@ -379,7 +380,7 @@ def test_no_damage_is_more_than_a_line(tmp_path, at, put):
     try:
         lines, left_out = lines_of(path)
         for line in lines:
-            with Members(tmp_path).on_disk(line, line["file"]) as source:
+            with on_disk(tmp_path, line["file"], Members(tmp_path).read(line)) as source:
                 assert source.suffix == Path(line["file"]).suffix
         assert all("\n" not in line for line in left_out)
     except ManifestError as error:

@@ -30,12 +30,13 @@ from refusals import refused
 
 from lumo import stages
 from lumo.__main__ import main
-from lumo.datasets.folder import Adoption, adopt
+from lumo.datasets.fitting import Adoption
+from lumo.datasets.folder import adopt
 from lumo.datasets.formats.prompts import MUSIC, SOUND, music_prompt, prompt
 from lumo.datasets.formats.reading import Files, license_name
 from lumo.datasets.manifest import ManifestError, Row, read_manifest
 from lumo.datasets.published import PUBLISHED, captions_of, ledger
-from lumo.datasets.splits import golden_groups, keep_splits
+from lumo.datasets.splits import splits_of
 from lumo.media import read_audio, read_image
 from lumo.params import load_profile
 from lumo.shards import Plan
@@ -200,20 +201,28 @@ def test_jamendo_fma_without_licences_has_the_captions(tmp_path):
 def test_no_recording_is_in_two_splits_whatever_the_marks(marks, golden):
     rows = [{"id": str(n), "modalities": {"audio": {"path": "x", "meta": {"group": str(group)} | ({"split": mark} if mark else {})}}}
             for n, (group, mark) in enumerate(marks)]  # fmt: skip
-    tested = {str(group) for group, mark in marks if mark == "eval"}
-    if tested >= {str(group) for group, _ in marks}:
-        with refused(ManifestError, "every row is of the dataset's own validation or test part"):
-            keep_splits(rows, Counter())
+    groups, tested = {str(group) for group, _ in marks}, {str(group) for group, mark in marks if mark == "eval"}
+    if tested == groups or len(groups) == 1:
+        why = "every row is of the dataset's own validation or test part" if tested else "audio of one file alone"
+        with refused(ManifestError, why):
+            splits_of(rows, golden)
         return
-    keep_splits(rows, Counter())
-    chosen = golden_groups(rows, golden, "audio") if len({group for group, _ in marks}) > 1 else set()
+    apart, done = splits_of(rows, golden), Counter()
     splits: dict[str, set[str]] = {}
     for row in rows:
-        group = row["modalities"]["audio"]["meta"]["group"]
-        made = Row(**row, text={"caption": "x"}, task="a2t", source="g" if group in chosen else "s", license="x")
-        splits.setdefault(group, set()).add(Plan(0.3, "g", 10).split(made))
+        apart.mark(row, done)
+        made = Row(**row, text={"caption": "x"}, task="a2t", source="s", license="x")
+        splits.setdefault(row["modalities"]["audio"]["meta"]["group"], set()).add(Plan(0.3, "g", 10).split(made))
     assert all(len(found) == 1 for found in splits.values())
-    assert all(splits[group] <= {"eval", "golden"} for group in tested) and (not tested or chosen <= tested)
+    assert all(splits[group] <= {"eval", "golden"} for group in tested)
+    assert (
+        apart.golden
+        and apart.golden <= (tested or groups)
+        and all(splits[group] == {"golden"} for group in apart.golden)
+    )
+    assert apart.counts == {"audio": len(rows), "audio golden": sum(str(group) in apart.golden for group, _ in marks)}
+    moved = sum(mark == "train" and str(group) in tested for group, mark in marks)
+    assert done["media moved to eval with their recording"] == moved
 
 
 def test_a_test_part_alone_is_refused(tmp_path):

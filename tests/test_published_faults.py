@@ -14,7 +14,8 @@ from published import CASES, HOW, NC, clotho, coco_captions, laion_audio, lines_
 from pyarrow import parquet as pq
 from refusals import refused
 
-from lumo.datasets.folder import Adoption, adopt
+from lumo.datasets.fitting import Adoption
+from lumo.datasets.folder import adopt
 from lumo.datasets.formats import mtg_jamendo
 from lumo.datasets.formats.reading import Files
 from lumo.datasets.manifest import ManifestError

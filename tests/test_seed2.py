@@ -16,7 +16,7 @@ from lumo.codecs import CodecError, CodecSet, load_codecs
 from lumo.codecs.seed2 import Seed2Codec
 from lumo.codecs.seed2_network import Seed2, Seed2Config, file_keys
 from lumo.codecs.vectors import nearest
-from lumo.datasets.folder import Adoption, fitted
+from lumo.datasets.fitting import Adoption, fitted
 from lumo.files import sha256_of
 from lumo.media import Image, MediaError, png_bytes
 from lumo.params import ParamsError, load_profile

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumo.commands.options import PROFILE, Commands, add_command, profile_of
+from lumo.commands.options import PROFILE, Commands, add_command, count, profile_of
 
 if TYPE_CHECKING:
     from lumo.datasets.folder import Adopted
@@ -47,6 +47,7 @@ def add(commands: Commands) -> None:
         default=64,
         help="pictures, sounds, and pairs of them, kept for the golden suites (%(default)s)",
     )
+    option("--workers", metavar="N", type=count, help="threads that make files (as many as there are cores)")
     option("--license", help="for rows that don't say (unknown, or the dataset's)")
     option("--source", help="what the data is called (mine, or the dataset's name)")
     option("--subtype", choices=("speech", "sfx", "music"), help="of sounds whose row doesn't say")
@@ -74,7 +75,8 @@ def _adopt(options: argparse.Namespace) -> None:
     profile = load_profile(profile_of(options))
     captions = captions_of(options.captions)
     folder, out = (path.expanduser().resolve() for path in (options.folder, options.out))
-    asked = {key: getattr(options, key) for key in ("columns", "fit", "long", "golden", "license", "source", "subtype")}
+    keys = ("columns", "fit", "long", "golden", "workers", "license", "source", "subtype")
+    asked = {key: getattr(options, key) for key in keys}
     asked = {key: value for key, value in asked.items() if value is not None}
     pace = show.Pace("rows")
     with show.Live("files") as live:

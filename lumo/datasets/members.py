@@ -13,33 +13,36 @@ from lumo.media import MediaError
 
 
 class Members:
-    """Of the lines about a folder."""
+    """What lies within other files of a folder. Cells of a parquet come fast in the table's order alone."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.cells = Cells()
 
-    @contextmanager
-    def on_disk(self, line: Mapping[str, str], file: str) -> Iterator[Path]:
-        """The file; what lies within another one gets a folder of its own for as long as it is needed. Raises ManifestError."""
-        data = self._bytes(line)
-        if data is None:
-            yield self.folder.resolve() / file
-            return
-        with tempfile.TemporaryDirectory() as here:
-            path = Path(here) / f"member{Path(file).suffix}"
-            path.write_bytes(data)
-            try:
-                yield path
-            except MediaError as error:
-                raise MediaError(str(error).replace(str(path), file)) from error
-
-    def _bytes(self, line: Mapping[str, str]) -> bytes | None:
-        """What lies within a tar or a parquet; None for a file of its own."""
+    def read(self, line: Mapping[str, str]) -> bytes | None:
+        """What lies within a tar or a parquet; None for a file of its own. Raises ManifestError, and MediaError for a tar that can't be read."""
         if "shard" in line:
             return self.cells.read(Path(line["shard"]), line["column"], int(line["row"]), Path(line["file"]).stem)
         if "archive" in line:
-            with inside(self.folder, line["archive"]).open("rb") as archive:
-                archive.seek(int(line["offset"]))
-                return archive.read(int(line["size"]))
+            try:
+                with inside(self.folder, line["archive"]).open("rb") as archive:
+                    archive.seek(int(line["offset"]))
+                    return archive.read(int(line["size"]))
+            except OSError as error:
+                raise MediaError(f"{line['archive']}: can't be read ({error.strerror or error})") from error
         return None
+
+
+@contextmanager
+def on_disk(folder: Path, file: str, member: bytes | None) -> Iterator[Path]:
+    """The file; what lies within another one gets a folder of its own for as long as it is needed."""
+    if member is None:
+        yield folder / file
+        return
+    with tempfile.TemporaryDirectory() as here:
+        path = Path(here) / f"member{Path(file).suffix}"
+        path.write_bytes(member)
+        try:
+            yield path
+        except MediaError as error:
+            raise MediaError(str(error).replace(str(path), file)) from error

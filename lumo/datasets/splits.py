@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 from lumo.datasets.manifest import ManifestError, Row
@@ -44,57 +45,69 @@ def meta_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return next(iter(row["modalities"].values()))["meta"]
 
 
-def set_apart(rows: Sequence[dict[str, Any]], golden: int, done: Counter) -> Counter:
-    """Mark what is for eval, and `golden` rows of each kind (pictures, sounds, both) for the golden suites. Returns how many rows a kind
-    has, and how many golden ones.
+@dataclass(frozen=True)
+class Splits:
+    """groups: how many rows each recording has, by kind (`image`, `audio`, `image+audio`); tested: recordings of which the dataset itself
+    keeps a row for eval; golden: those of the golden suites."""
+
+    groups: Mapping[str, Counter[str]]
+    tested: Set[str]
+    golden: Set[str]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many rows a kind has, and how many golden ones."""
+        counts: Counter[str] = Counter()
+        for kind, rows in self.groups.items():
+            counts[kind] = rows.total()
+            counts[f"{kind} golden"] = sum(rows[group] for group in rows.keys() & self.golden)
+        return counts
+
+    def mark(self, row: Mapping[str, Any], done: Counter) -> None:
+        """Write a row's split into its media. Where the dataset keeps none for eval, only golden is said, and a hash decides the rest."""
+        golden = meta_of(row)["group"] in self.golden
+        for medium in row["modalities"].values():
+            meta = medium["meta"]
+            said = meta.pop("split", None)
+            if self.tested:
+                meta["split"] = "eval" if meta["group"] in self.tested else "train"
+                done["media moved to eval with their recording"] += said == "train" != meta["split"]
+            if golden:
+                meta["split"] = "golden"
+
+
+def splits_of(rows: Iterable[Mapping[str, Any]], golden: int) -> Splits:
+    """Where rows go by their recordings: one of which one row is for eval is for eval with all of its rows, and `golden` rows of each kind are
+    kept for the golden suites.
 
     Raises ManifestError when too little is left to learn from.
     """
-    keep_splits(rows, done)
-    by_kind: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, Counter[str]] = {}
+    tested: set[str] = set()
     for row in rows:
-        by_kind.setdefault("+".join(row["modalities"]), []).append(row)
-    kept = set().union(*(golden_groups(these, golden, kind) for kind, these in by_kind.items()))
-    counts: Counter[str] = Counter()
-    for kind, these in by_kind.items():
-        own = [row for row in these if meta_of(row)["group"] in kept]
-        counts.update({kind: len(these), f"{kind} golden": len(own)})
-        for row in own:
-            for medium in row["modalities"].values():
-                medium["meta"]["split"] = "golden"
-    return counts
-
-
-def keep_splits(rows: Sequence[dict[str, Any]], done: Counter) -> None:
-    """Let a dataset's own splits stand: a recording of which one row is for eval is for eval with all of its rows.
-
-    Where no row is for eval the marks go, and a hash decides, as with one's own files. Raises ManifestError where every row is.
-    """
-    tested = {meta_of(row)["group"] for row in rows if meta_of(row).get("split") == "eval"}
-    if tested and all(meta_of(row)["group"] in tested for row in rows):
+        meta = meta_of(row)
+        groups.setdefault("+".join(row["modalities"]), Counter())[meta["group"]] += 1
+        if meta.get("split") == "eval":
+            tested.add(meta["group"])
+    if tested and all(own.keys() <= tested for own in groups.values()):
         raise ManifestError(
             "adopt: every row is of the dataset's own validation or test part, expected some to learn from; add its training part"
         )
-    for row in rows:
-        for medium in row["modalities"].values():
-            split = medium["meta"].pop("split", None)
-            if tested:
-                medium["meta"]["split"] = "eval" if medium["meta"]["group"] in tested else "train"
-                done["media moved to eval with their recording"] += split == "train" != medium["meta"]["split"]
+    chosen = (golden_groups(own, tested, golden, kind) for kind, own in groups.items())
+    return Splits(groups, tested, set().union(*chosen))
 
 
-def golden_groups(rows: Sequence[Mapping[str, Any]], count: int, medium: str) -> set[str]:
+def golden_groups(groups: Counter[str], tested: Set[str], count: int, medium: str) -> set[str]:
     """Recordings for the golden suites, in an order given by a hash: until they have `count` rows, or a fifth of all.
 
-    They are taken from what the dataset keeps for eval, if it keeps something. Raises ManifestError for rows of one recording alone.
+    groups: how many rows each has. They are taken from what the dataset keeps for eval, if it keeps something.
+    Raises ManifestError for rows of one recording alone.
     """
-    groups = Counter(meta_of(row)["group"] for row in rows)
     if len(groups) == 1:
         raise ManifestError(
             f"adopt: {medium} of one file alone, expected two at least: one to learn from, one for the golden suite; add some, or leave it out"
         )
-    tested = {meta_of(row)["group"] for row in rows if meta_of(row).get("split") == "eval"}
-    pool = sorted(tested or groups, key=hash_of)
+    pool = sorted(groups.keys() & tested or groups, key=hash_of)
     wanted, kept = min(count, max(1, sum(groups[name] for name in pool) // 5)), 0
     chosen = set()
     for name in pool[: max(1, len(pool) - 1)]:

@@ -15,14 +15,15 @@ What is None or empty counts as not said.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lumo.datasets import parquet
 from lumo.datasets.manifest import ManifestError, inside
@@ -55,15 +56,20 @@ def usable(lines: Lines, left_out: list[str]) -> Lines:
         yield where, columns
 
 
-def spelled(folder: Path, name: str) -> str:
-    """A file's one name below the folder, however a table writes it: a Mac gives é as two characters, others as one. Raises ManifestError."""
-    paths = [inside(folder, name), *(inside(folder, unicodedata.normalize(form, name)) for form in ("NFC", "NFD"))]
+def spelled(root: Path, name: str) -> str:
+    """A file's one name below a folder, however a table writes it: a Mac gives é as two characters, others as one.
+
+    root: the folder resolved
+    Raises ManifestError.
+    """
+    forms = dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)))
+    paths = [inside(root, form, root) for form in forms]
     there = next((path for path in paths if os.path.exists(path)), paths[0])
-    return there.relative_to(folder.resolve()).as_posix()
+    return there.relative_to(root).as_posix()
 
 
 def read_table(path: Path, columns: Mapping[str, str], left_out: list[str]) -> Lines:
-    """The lines of a CSV with a header, a JSONL, a JSON with a list, a parquet, or a folder of parquet shards.
+    """The lines of a CSV with a header, a JSONL, a JSON with a list, a parquet, or a folder of parquet shards. Only a JSON's list is held.
 
     columns: lumo's names → the table's, where they differ
     Raises ManifestError for a table that can't be read, or that hasn't its columns.
@@ -76,13 +82,14 @@ def read_table(path: Path, columns: Mapping[str, str], left_out: list[str]) -> L
                 yield where, line | {"split": parquet.split_of(shard)}
         return
     read = _json_rows if path.suffix.lower() in (".jsonl", ".json") else _csv_rows
-    names, rows = read(path, _text_of(path))
-    found = _found(path, names, columns) if names is not None else {}
-    for number, row in rows:
-        if isinstance(row, str):
-            left_out.append(f"{path.name}:{number}: {row}")
-        else:
-            yield f"{path.name}:{number}", {key: row[name] for key, name in found.items() if name in row}
+    with _opened(path) as file:
+        names, rows = read(path, file)
+        found = _found(path, names, columns) if names is not None else {}
+        for number, row in rows:
+            if isinstance(row, str):
+                left_out.append(f"{path.name}:{number}: {row}")
+            else:
+                yield f"{path.name}:{number}", {key: row[name] for key, name in found.items() if name in row}
 
 
 def _found(path: Path, names: list[str], columns: Mapping[str, str]) -> dict[str, str]:
@@ -101,38 +108,54 @@ def _found(path: Path, names: list[str], columns: Mapping[str, str]) -> dict[str
     return found
 
 
-def _text_of(path: Path) -> str:
-    """Raises ManifestError."""
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """Raises ManifestError, also where reading goes on."""
     try:
-        return path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before the first letter
+        with path.open(encoding="utf-8-sig") as file:  # spreadsheets put a mark before the first letter
+            yield file
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(
             f"{path}: can't be read ({error}); expected captions as CSV, JSONL or parquet; save the table as UTF-8"
         ) from error
 
 
-def _csv_rows(path: Path, text: str) -> tuple[list[str], Iterable[tuple[Any, Any]]]:
+def _csv_rows(path: Path, file: TextIO) -> tuple[list[str], Iterable[tuple[Any, Any]]]:
     """Columns, and (line, row or its fault). Raises ManifestError."""
     # spreadsheets of many countries write semicolons
-    first = text.split("\n", 1)[0]
+    first = file.readline()
     comma = max((",", ";", "\t"), key=first.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
+    reader = csv.DictReader(chain([first], file), delimiter=comma, strict=True)
     reader.fieldnames = [name.strip().lower() for name in header_of(reader, path)]
     surplus = "more fields than the header has; put a caption that holds commas in quotes"
     return reader.fieldnames, ((reader.line_num, surplus if None in row else row) for row in csv_lines(reader, path))
 
 
-def _json_rows(path: Path, text: str) -> tuple[list[str] | None, Iterable[tuple[Any, Any]]]:
-    """The same; no columns where there is no object to have them."""
-    if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
-        try:
-            rows = [(f"[{n}]", _object(entry)) for n, entry in enumerate(json.loads(text))]
-        except (ValueError, RecursionError) as error:
-            raise ManifestError(f"{path}: not JSON ({error}); export it again") from error
-    else:
-        rows = [(n, _json_line(line)) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    names = dict.fromkeys(name for _, row in rows if isinstance(row, dict) for name in row)
-    return list(names) or None, rows
+def _json_rows(path: Path, file: TextIO) -> tuple[list[str] | None, Iterable[tuple[Any, Any]]]:
+    """The same; no columns where there is no object to have them. Lines are read twice, for the columns first."""
+    entries = _list_of(path, file) if path.suffix.lower() == ".json" else None
+
+    def rows() -> Iterable[tuple[Any, Any]]:
+        return _json_lines(file) if entries is None else entries
+
+    names = dict.fromkeys(name for _, row in rows() if isinstance(row, dict) for name in row)
+    return list(names) or None, rows()
+
+
+def _list_of(path: Path, file: TextIO) -> list[tuple[str, Any]] | None:
+    """The entries of a JSON; None where it is no list. Raises ManifestError."""
+    text = file.read()
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        return [(f"[{n}]", _object(entry)) for n, entry in enumerate(json.loads(text))]
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path}: not JSON ({error}); export it again") from error
+
+
+def _json_lines(file: TextIO) -> Iterator[tuple[int, Any]]:
+    file.seek(0)
+    return ((n, _json_line(line)) for n, line in enumerate(file, start=1) if line.strip())
 
 
 def _json_line(line: str) -> dict[str, Any] | str:
