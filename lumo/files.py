@@ -16,6 +16,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def place_of(path: Path | str) -> Path:
+    """A path that a person gave, absolute and without links. One that leads nowhere, as a loop of links or nobody's home, is for whoever
+    opens it to refuse: pathlib's own `resolve` and `expanduser` fail with a RuntimeError."""
+    return Path(os.path.realpath(os.path.expanduser(path)))
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

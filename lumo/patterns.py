@@ -1,4 +1,4 @@
-"""The orders in which a codec's codebooks become one line of tokens, each with its inverse.
+"""The order in which a codec's codebooks become one line of tokens, and its inverse.
 
 Axes: k codebook · t frame.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Int
-
-UNREAD = -1  # fills what must never be read: no codebook has this code
 
 
 def flatten(codes: Int[np.ndarray, "k t"]) -> Int[np.ndarray, "n"]:
@@ -33,30 +31,3 @@ def unflatten(line: Int[np.ndarray, "n"], codebooks: int) -> Int[np.ndarray, "k 
             f"line of {len(line)} codes, expected a multiple of {codebooks} codebooks; the last frame is not whole"
         )
     return line.reshape(-1, codebooks).T
-
-
-def delay(codes: Int[np.ndarray, "k t"]) -> Int[np.ndarray, "k t2"]:
-    """Shift codebook k by k frames (Copet et al. 2023, MusicGen); what no frame fills is -1.
-
-    >>> delay(np.array([[1, 2, 3],
-    ...                 [7, 8, 9]]))
-    array([[ 1,  2,  3, -1],
-           [-1,  7,  8,  9]])
-    """
-    codebooks, frames = codes.shape
-    shifted = np.full((codebooks, frames + codebooks - 1), UNREAD, dtype=codes.dtype)
-    for k in range(codebooks):
-        shifted[k, k : k + frames] = codes[k]
-    return shifted
-
-
-def undelay(shifted: Int[np.ndarray, "k t2"]) -> Int[np.ndarray, "k t"]:
-    """The inverse of `delay`.
-
-    >>> undelay(np.array([[1, 2, 3, -1], [-1, 7, 8, 9]]))
-    array([[1, 2, 3],
-           [7, 8, 9]])
-    """
-    codebooks = shifted.shape[0]
-    frames = shifted.shape[1] - codebooks + 1
-    return np.stack([shifted[k, k : k + frames] for k in range(codebooks)])

@@ -7,6 +7,7 @@ Axes: n token.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def unified_tokenizer(profile: Profile) -> UnifiedTokenizer:
 
 def manifest(profile: Profile) -> Path | None:
     """The profile's own; None where it has none, and the world is the data."""
-    return ROOT / Path(profile.data.manifest).expanduser() if profile.data.manifest else None
+    return ROOT / os.path.expanduser(profile.data.manifest) if profile.data.manifest else None
 
 
 def preview(profile: Profile, tokenizer: UnifiedTokenizer) -> Preview:

@@ -232,4 +232,16 @@ def _difference(expected: Any, got: Any, path: str = "") -> str:
             # compared as the hash sees them: in JSON 1 is not 1.0, and a tuple is a list
             if json.dumps(expected.get(key), sort_keys=True) != json.dumps(got.get(key), sort_keys=True):
                 return _difference(expected.get(key), got.get(key), f"{path}.{key}".lstrip("."))
-    return f"'{path}' is {got!r}, expected {expected!r}"
+    if isinstance(expected, list) and isinstance(got, list):
+        if len(got) != len(expected):
+            return f"'{path}' has {len(got)} entries, expected {len(expected)}"
+        for place, pair in enumerate(zip(expected, got, strict=True)):
+            if json.dumps(pair[0], sort_keys=True) != json.dumps(pair[1], sort_keys=True):
+                return _difference(*pair, f"{path}.{place}")
+    return f"'{path}' is {_shown(got)}, expected {_shown(expected)}"
+
+
+def _shown(value: Any) -> str:
+    """A value in a line; of a long one the ends."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:60]} … {text[-30:]}"

@@ -8,6 +8,7 @@ Axes: n token · k codebook · t frame.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,10 @@ from lumo.media import Audio, Image
 from lumo.params import Profile, weights_folder
 from lumo.space import TokenSpace, block_names
 from lumo.wording import in_short
+
+# what a backbone is made of one by one, as a config of transformers names it; the largest published ones have some hundreds
+COUNTED = ("num_hidden_layers", "n_layer", "num_experts", "num_local_experts", "n_routed_experts")
+MOST_MODULES = 1024
 
 
 class UnifiedTokenizer:
@@ -155,6 +160,10 @@ def _check_writing(profile: Profile, codecs: CodecSet) -> None:
 def load_config(backbone: Path) -> PreTrainedConfig:
     """A backbone's config. Raises CodecError when the folder holds none of a kind that transformers knows."""
     try:
+        said = json.loads((backbone / "config.json").read_text())
+        for name in COUNTED:
+            if isinstance(said.get(name), int) and said[name] > MOST_MODULES:
+                raise ValueError(f"{name} is {said[name]}, expected {MOST_MODULES} at the most")
         return AutoConfig.from_pretrained(backbone, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # its checks of single fields raise a class of their own
         raise CodecError(

@@ -14,7 +14,8 @@ def in_short(said: object) -> str:
     >>> in_short(ValueError("no such file:\\n    model.yaml"))
     'no such file: model.yaml'
     """
-    return " ".join(str(said).split())[:LONGEST]
+    line = " ".join(str(said).split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 
 def perhaps(name: str, known: Iterable[str]) -> str:

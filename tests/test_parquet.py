@@ -151,13 +151,35 @@ def test_a_table_is_read_row_group_by_row_group(tmp_path):
         *((name, "train") for name in ("train-00000-of-00002", "training", "train.clean.100-0", "TRAIN_1")),
         *((f"{word}-00000-of-00001", "eval") for word in ("validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")),
         *((name, "eval") for name in ("test_clean-00000-of-00001", "test", "test/0000", "validation/12", "test/val-0")),
-        *((name, None) for name in ("captions", "tester", "contest-test", "test/captions", "a/0000")),
+        *((name, None) for name in ("captions", "tester", "contest-test", "a/0000", "a/part-0")),
     ],
 )  # fmt: skip
 def test_a_table_is_named_for_its_split_also_by_itself(tmp_path, name, split):
     path = write(tmp_path / f"{name}.parquet", [{"file": "a.wav", "caption": "x"}])
     for asked in (path, tmp_path):
         assert [line["split"] for _, line in read_table(asked, {}, [])] == [split]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("en/test/part-0", "eval"), ("test/en/part-0", "eval"), ("test/captions", "eval"), ("dev-clean/captions", "eval"),
+     ("test/train-0", "train"), ("test/train/0000", "train"), ("split=test/part-0", "eval"), ("contest/part-0", None),
+     ("test.parquet/part-00000-5e6f-c000.snappy", "eval"), ("val/part.0", "eval")],
+)  # fmt: skip
+def test_a_split_is_read_of_the_folders_within_the_table(tmp_path, name, split):
+    """As the hub's own library reads them; Spark's folders and partitions besides."""
+    hub = tmp_path / "hub"
+    write(hub / f"{name}.parquet", [{"file": "a.wav", "caption": "x"}])
+    assert [line["split"] for _, line in read_table(hub, {}, [])] == [split]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [("test/captions", None), ("test/part-0", "eval"), ("test/en/part-0", None), ("test/hub/a/0000", None)]
+)  # fmt: skip
+def test_folders_above_a_table_are_the_users_own(tmp_path, name, split):
+    path = write(tmp_path / f"{name}.parquet", [{"file": "a.wav", "caption": "x"}])
+    asked = [path, *([path.parent] if path.parent.name != "a" else [tmp_path / "test/hub"])]
+    assert {line["split"] for table in asked for _, line in read_table(table, {}, [])} == {split}
 
 
 def test_what_is_kept_for_tests_is_never_learned_from(tmp_path):

@@ -1,4 +1,4 @@
-"""Codebook orders against slow, obvious loops, and there against back again."""
+"""The order of codebooks against slow, obvious loops, and there against back again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from refusals import check_line
 
-from lumo.patterns import UNREAD, delay, flatten, undelay, unflatten
+from lumo.patterns import flatten, unflatten
 
 quick = settings(deadline=None, max_examples=100)
 codes = st.tuples(st.integers(1, 8), st.integers(0, 12)).flatmap(
@@ -31,23 +31,6 @@ def test_flatten_is_by_time(codes):
 @given(codes)
 def test_unflatten_undoes_flatten(codes):
     assert np.array_equal(unflatten(flatten(codes), len(codes)), codes)
-
-
-@quick
-@given(codes)
-def test_delay_shifts_book_k_by_k_frames(codes):
-    books, frames = codes.shape
-    shifted = [[UNREAD] * (frames + books - 1) for _ in range(books)]
-    for k in range(books):
-        for t in range(frames):
-            shifted[k][t + k] = int(codes[k, t])
-    assert delay(codes).tolist() == shifted
-
-
-@quick
-@given(codes)
-def test_undelay_undoes_delay(codes):
-    assert np.array_equal(undelay(delay(codes)), codes)
 
 
 @quick

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch.nn import functional as F
-from transformers import EncodecModel
+from transformers import EncodecConfig, EncodecModel
 
 from lumo.codecs import CodecError, audio_card, check_clips, check_codebooks
 from lumo.codecs.meta import read_meta
@@ -33,7 +33,7 @@ class EncodecCodec:
         decoded has to be given one: the root mean square of every decoded segment, full scale being 1. None for all others.
     device: where the model computes; codes and clips are on the CPU
     bare: sizes without weights, see `load_pretrained`; it codes nothing
-    Raises CodecError for another bandwidth, and for a scale that is missing or has no use.
+    Raises CodecError for another bandwidth, for a scale that is missing or has no use, and for segments that don't get on.
     """
 
     name = "encodec"
@@ -65,6 +65,7 @@ class EncodecCodec:
         self.weights, self.scale = weights / "model.safetensors" if is_folder else weights, scale
         self.bandwidth_kbps = float(bandwidth_kbps)  # 6 and 6.0 must give one card, and one hash
         self.policy = ClipPolicy(config.sampling_rate, config.audio_channels, float(clip_s))
+        _check_segments(weights, config)
         self.codebooks = self.model.quantizer.get_num_quantizers_for_bandwidth(bandwidth_kbps)
         self.cardinalities = (config.codebook_size,) * self.codebooks
         whole = self.policy.samples
@@ -105,3 +106,15 @@ class EncodecCodec:
             Audio(clip, self.policy.sample_rate_hz)
             for clip in made.audio_values[..., : self.policy.samples].cpu().numpy()
         ]
+
+
+def _check_segments(weights: Path, config: EncodecConfig) -> None:
+    """Raises CodecError for a model that codes by segments which never get on."""
+    length_s, overlap = config.chunk_length_s, config.overlap
+    if length_s is None:
+        return
+    if overlap is None or not 0 <= overlap < 1 or not config.hop_length <= config.chunk_stride <= config.chunk_length:
+        raise CodecError(
+            f"{weights}: config.json says segments of {length_s} s with an overlap of {overlap}, "
+            f"expected each to begin a frame of {config.hop_length} samples or more after the one before; fetch or make it again"
+        )

@@ -10,6 +10,7 @@ from elsewhere that names one is a program from elsewhere.
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -22,7 +23,7 @@ WANTED = ("name", "codebooks", "cardinalities", "frames", "cannot_decode", "card
 
 def load_own(params: ImageCodec | AudioCodec, device: str) -> Codec:
     """Raises CodecError for a file that isn't there, fails, or gives something that is no codec."""
-    file = ROOT / Path(params.adapter or "").expanduser()
+    file = ROOT / os.path.expanduser(params.adapter or "")
     if file.suffix != ".py" or not file.is_file():
         raise CodecError(f"{file}: no such Python file; codecs' adapter names one, relative to the project")
     try:

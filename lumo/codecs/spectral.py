@@ -29,6 +29,7 @@ from lumo.codecs import CodecError, audio_card, check_clips, check_codebooks
 from lumo.codecs.vectors import nearest
 from lumo.media import Audio, ClipPolicy, read_audio
 from lumo.params import Count, Negative, Positive, Section
+from lumo.wording import in_short
 
 
 class SpectralConfig(Section):
@@ -124,7 +125,7 @@ class SpectralCodec:
             self.config = SpectralConfig(**json.loads((folder / "config.json").read_text()))
             self.books = load_file(folder / "model.safetensors")["shapes"].float()
         except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = in_short(error)
             raise CodecError(f"{folder}: no spectral codec that can be read ({reason}); make it again") from error
         wanted = (self.config.codebooks - 1, self.config.cardinality, self.config.bins)
         if self.books.shape != wanted:

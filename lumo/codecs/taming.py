@@ -15,6 +15,7 @@ from torch import Tensor
 from lumo.codecs import CodecError
 from lumo.codecs.pickles import DAMAGED, read_pickle, reason, unusable
 from lumo.params import Count, Number, Section, read_yaml
+from lumo.wording import in_short
 
 GROUPS = 32  # of channels, in every normalisation
 
@@ -29,8 +30,8 @@ class NetworkSizes(Section):
     """
 
     ch: Count
-    ch_mult: Annotated[tuple[Count, ...], Field(min_length=1)]
-    num_res_blocks: Count
+    ch_mult: Annotated[tuple[Count, ...], Field(min_length=1, max_length=16)]
+    num_res_blocks: Annotated[int, Field(gt=0, le=64, strict=True)]  # made one by one; published ones have 2
     attn_resolutions: tuple[Count, ...]
     resolution: Count
     z_channels: Count
@@ -106,7 +107,7 @@ def read_config(path: Path) -> VqganConfig:
     try:
         return _File.model_validate(read_yaml(path)).model.params
     except ValueError as error:  # ParamsError is one
-        reason = _fault(error) if isinstance(error, ValidationError) else " ".join(str(error).split())[:200]
+        reason = _fault(error) if isinstance(error, ValidationError) else in_short(error)
         raise CodecError(
             f"{path}: no VQGAN config that can be read ({reason}); take model.yaml of vqgan_imagenet_f16_1024 or _16384"
         ) from error

@@ -26,6 +26,7 @@ from lumo.codecs import CodecError, check_pictures, image_card
 from lumo.codecs.vectors import nearest
 from lumo.media import Image, read_image
 from lumo.params import Count, Positive, Section
+from lumo.wording import in_short
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])  # weights of red, green and blue in brightness, ITU-R BT.601
 
@@ -82,7 +83,7 @@ class TwoToneCodec:
             books = load_file(folder / "model.safetensors")
             self.tones, self.masks = books["tones"].float(), books["masks"].float()
         except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = in_short(error)
             raise CodecError(f"{folder}: no image codec that can be read ({reason}); make it again") from error
         got = (tuple(self.tones.shape), tuple(self.masks.shape))
         wanted = ((self.config.tones, 6), (self.config.masks, self.config.patch**2))

@@ -70,11 +70,12 @@ def _columns(text: str) -> dict[str, str]:
 def _adopt(options: argparse.Namespace) -> None:
     from lumo import show, stages
     from lumo.datasets.published import captions_of
+    from lumo.files import place_of
     from lumo.params import load_profile
 
     profile = load_profile(profile_of(options))
     captions = captions_of(options.captions)
-    folder, out = (path.expanduser().resolve() for path in (options.folder, options.out))
+    folder, out = (place_of(path) for path in (options.folder, options.out))
     keys = ("columns", "fit", "long", "golden", "workers", "license", "source", "subtype")
     asked = {key: getattr(options, key) for key in keys}
     asked = {key: value for key, value in asked.items() if value is not None}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 from typing import Any
+
+from lumo.files import place_of
 
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
 PROFILE = "a name in params/, or a path to a YAML file (%(default)s)"
@@ -41,7 +42,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
 def profile_of(options: argparse.Namespace) -> str:
     """The profile's name. A path is the shell's, and the notebooks run in another folder."""
     name = options.profile
-    return str(Path(name).expanduser().resolve()) if name.endswith((".yaml", ".yml")) else name
+    return str(place_of(name)) if name.endswith((".yaml", ".yml")) else name
 
 
 def overrides_of(options: argparse.Namespace) -> dict[str, Any]:

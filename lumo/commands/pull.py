@@ -27,12 +27,13 @@ def add(commands: Commands) -> None:
 
 
 def _pull(options: argparse.Namespace) -> None:
+    from lumo.files import place_of
     from lumo.params import ROOT
     from lumo.pull import LIST, choose, command, read_list
     from lumo.pull.store import Shelf
 
     entries = read_list(options.list or LIST)
-    root = options.into.expanduser().resolve() if options.into else ROOT
+    root = place_of(options.into) if options.into else ROOT
     wanted = choose(entries, options.what)
     if options.check:
         command.check(wanted or [entry for entry in entries if Shelf(root / entry.folder).receipt], root)

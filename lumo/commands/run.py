@@ -22,6 +22,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from lumo.files import place_of
     from lumo.params import load_profile
     from lumo.workbook import folders, run_one
     from lumo.workbook.runner import find_notebook
@@ -29,7 +30,7 @@ def _run(options: argparse.Namespace) -> None:
     name, profile, overrides = find_notebook(options.notebook), profile_of(options), overrides_of(options)
     resolved = load_profile(profile, overrides)
     if options.run_dir:
-        folder = folders.make_folder(options.run_dir.expanduser().resolve())
+        folder = folders.make_folder(place_of(options.run_dir))
     else:
         folder = folders.current_folder(folders.reports_folder(), resolved.profile)
     run_one(name, profile, overrides, folder)

@@ -23,10 +23,11 @@ def add(commands: Commands) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from lumo import parallel, show, stages
+    from lumo.files import place_of
     from lumo.params import load_profile
     from lumo.workbook import WorkbookError, folders
 
-    folder = options.run_dir.expanduser().resolve()
+    folder = place_of(options.run_dir)
     profile = load_profile(profile_of(options)) if options.profile else folders.read_profile(folder)
     if profile is None:
         raise WorkbookError(f"{folder}: no run of notebooks there; run 01 to 03 first (lumo run 01 --run-dir {folder})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,6 @@ def previews(manifest: Path, rows: Sequence[Row], modality: str, count: int) -> 
 def manifest_of(profile: Profile, world_folder: Path) -> Path:
     """The manifest that a profile names; without one the miniature's world, written to `world_folder` unless it is there whole."""
     if profile.data.manifest:
-        return ROOT / Path(profile.data.manifest).expanduser()
+        return ROOT / os.path.expanduser(profile.data.manifest)
     amounts = profile.world
     return write_world(world_folder, amounts.images, amounts.clips, amounts.pairs, profile.seed, amounts.held_out_pairs)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lumo.datasets.folder import Adopted
-from lumo.datasets.manifest import ManifestError, Row, inside, stream_manifest
+from lumo.datasets.manifest import ManifestError, Row, inside, stream_manifest, task_fault
 from lumo.datasets.place import MARKS, check_name, claimed
 from lumo.datasets.splits import STRICTEST, group_of, said_split
 from lumo.files import printable, write_atomically
@@ -30,7 +30,8 @@ def join(manifests: Sequence[Path], out: Path, golden_source: str, check: Check 
     manifests: JSONL files, or the folders that `lumo adopt` wrote
     golden_source: rows of this source are golden, as are those that say `split: golden`
     check: called with the medium and the path of each dataset's first picture and first sound; what it raises ends the join before it begins
-    A recording that one dataset keeps for eval or golden is learned from in none. Rows whose files aren't there are left out with a line.
+    A recording that one dataset keeps for eval or golden is learned from in none. Rows whose files aren't there, or whose task isn't one of
+    their media's, are left out with a line.
     Raises ManifestError, also when a medium has nothing that is golden.
     """
     parts = _by_name(manifests, out)
@@ -97,8 +98,8 @@ def _rows(
     """All rows as the joined manifest has them, their files linked; what can't be used adds a line to `left_out`."""
     for name, manifest in parts.items():
         for _, row in stream_manifest(manifest):
-            if not isinstance(row, Row):
-                result.left_out.append(f"{name}: {row}")
+            if fault := row if isinstance(row, str) else task_fault(row):
+                result.left_out.append(f"{name}: {fault}")
                 continue
             try:
                 files = [(inside(manifest.parent, medium.path), medium.path) for _, medium in row.modalities.items()]

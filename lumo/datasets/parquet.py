@@ -2,7 +2,7 @@
 
 A media column holds paths, or what `datasets` writes of its Audio and Image features: {"bytes": the file itself, "path": its name, or
 nothing}. Where there are bytes they are the file, and the path is never followed. Shards are named for their split,
-`train-00000-of-00002.parquet` or, by number alone, `train/0000.parquet`. Source: https://huggingface.co/docs/hub/datasets-pyarrow
+`train-00000-of-00002.parquet`, or lie in a folder that is, as `en/train/0000.parquet`. Source: https://huggingface.co/docs/hub/datasets-pyarrow
 """
 
 from __future__ import annotations
@@ -33,20 +33,28 @@ KINDS = {
 
 def shards(path: Path) -> list[Path]:
     """The file itself, or of a folder all parquet files below it. Raises ManifestError when there is none."""
-    found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    # Spark writes a folder of shards under a file's name
+    found = sorted(file for file in path.rglob("*.parquet") if not file.is_dir()) if path.is_dir() else [path]
     if not found:
         raise ManifestError(f"{path}: no *.parquet in it, nor in a folder below; name a table, or a folder of shards")
     return found
 
 
-def split_of(shard: Path) -> str | None:
-    """The split that a shard is named for, by its first word; by its folder's where it has only a number.
+def split_of(shard: Path, table: Path) -> str | None:
+    """The split that a shard is named for, by its first word; else the nearest folder's within the table that is named for one.
 
-    >>> split_of(Path("data/test_clean-00000-of-00001.parquet")), split_of(Path("default/train/0000.parquet")), split_of(Path("test/b.parquet"))
-    ('eval', 'train', None)
+    table: the folder of shards, or the shard itself. What lies above it is the user's own and says nothing, but for the folder of a shard
+    that has only a number, as the hub's and Spark's have.
+
+    >>> hub = Path("test/hub")
+    >>> [split_of(hub / name, hub) for name in ("val-00000-of-00001.parquet", "en/train/part-0.parquet", "a.parquet")]
+    ['eval', 'train', None]
     """
-    name = shard.parent.name if shard.stem.isdecimal() else shard.stem
-    return SPLIT_WORDS.get(re.split(r"[-._]", name)[0].lower())
+    within = shard.relative_to(table).parts[:-1]
+    if re.fullmatch(r"\d+|part[-_.]\d.*", shard.stem):
+        within = within or (shard.parent.name,)
+    words = (re.split(r"[-._]", name.removeprefix("split="))[0].lower() for name in (shard.stem, *reversed(within)))
+    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
 
 
 def columns_of(path: Path) -> list[tuple[str, str]]:

@@ -25,6 +25,8 @@ from lumo.datasets.formats import (
 from lumo.datasets.formats.reading import Files
 from lumo.datasets.manifest import ManifestError, Row
 from lumo.datasets.table import Lines
+from lumo.files import place_of, printable
+from lumo.wording import perhaps
 
 
 @dataclass(frozen=True)
@@ -166,14 +168,19 @@ PUBLISHED = {
 
 def captions_of(name: str) -> Path | Published:
     """A published dataset by its name, or the path of a table. Raises ManifestError for what is neither."""
-    path = Path(name).expanduser().resolve()
+    path = place_of(name)
     if name in PUBLISHED:
         return PUBLISHED[name]
-    if not path.suffix and not path.exists():
+    if path.exists():
+        return path
+    if not path.suffix:
         raise ManifestError(
-            f"{name}: neither a table of captions nor a published dataset, which are {', '.join(PUBLISHED)}"
+            f"{name}: neither a table of captions nor a published dataset{perhaps(name, PUBLISHED)}, which are {', '.join(PUBLISHED)}"
         )
-    return path
+    beside = [printable(file.name) for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise ManifestError(
+        f"{path}: no file there{perhaps(path.name, beside)}; name a table of captions, or a folder of parquets"
+    )
 
 
 def ledger(rows: Iterable[Row]) -> list[tuple[str, str, str, int, str]]:

@@ -79,7 +79,7 @@ def read_table(path: Path, columns: Mapping[str, str], left_out: list[str]) -> L
             found = _found(shard, [name for name, _ in parquet.columns_of(shard)], columns)
             name = shard.relative_to(path).as_posix() if path.is_dir() else path.name
             for where, line in parquet.lines(shard, name, found, left_out):
-                yield where, line | {"split": parquet.split_of(shard)}
+                yield where, line | {"split": parquet.split_of(shard, path)}
         return
     read = _json_rows if path.suffix.lower() in (".jsonl", ".json") else _csv_rows
     with _opened(path) as file:
@@ -114,10 +114,12 @@ def _opened(path: Path) -> Iterator[TextIO]:
     try:
         with path.open(encoding="utf-8-sig") as file:  # spreadsheets put a mark before the first letter
             yield file
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ManifestError(
             f"{path}: can't be read ({error}); expected captions as CSV, JSONL or parquet; save the table as UTF-8"
         ) from error
+    except OSError as error:
+        raise ManifestError(f"{path}: can't be read ({error.strerror or error}); name a table of captions") from error
 
 
 def _csv_rows(path: Path, file: TextIO) -> tuple[list[str], Iterable[tuple[Any, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lumo import hub_cache
@@ -41,4 +42,4 @@ def has_weights(path: str | None) -> bool:
 
 
 def _named(path: str) -> Path:
-    return hub_cache.snapshot(path) if hub_cache.is_hub(path) else ROOT / Path(path).expanduser()
+    return hub_cache.snapshot(path) if hub_cache.is_hub(path) else ROOT / os.path.expanduser(path)

@@ -105,7 +105,8 @@ def read_list(path: Path = LIST) -> list[Entry]:
     except ParamsError as error:
         raise PullError(str(error)) from error
     except ValidationError as error:
-        lines = [f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        faults = ((".".join(map(str, fault["loc"])) or "the file", fault["msg"]) for fault in error.errors())
+        lines = [f"{path}: {where}: {reason}" for where, reason in faults]
         raise PullError("\n".join(lines)) from error
     twice = [name for name, count in Counter(entry.name.lower() for entry in entries).items() if count > 1]
     if twice:

@@ -20,6 +20,7 @@ from jaxtyping import Int
 
 from lumo.files import sha256_of
 from lumo.space import SpaceError, TokenSpace
+from lumo.wording import in_short
 
 
 class ShardError(ValueError):
@@ -106,7 +107,7 @@ def _next(members: Iterator[dict[str, Any]], path: Path, space: TokenSpace) -> S
     except SpaceError as error:
         raise SpaceError(f"{path}: {error}") from error
     except (ValueError, KeyError, tarfile.TarError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_short(error)
         raise ShardError(f"{path}: holds what lumo doesn't write ({reason}); run 02_shards") from error
 
 

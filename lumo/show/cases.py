@@ -49,7 +49,7 @@ def cases_table(cases: Sequence[Case], limit: int | None = None, zoom: int = 2, 
     """All cases as one table, failures marked, the verdict first: for the report, where no kernel runs.
 
     limit: cases shown of each task at most, failures before the others; the line above says how many are left out
-    zoom: screen pixels a picture's pixel; spectrograms: whether each player has one below
+    zoom: screen pixels a picture's pixel, see `picture`; spectrograms: whether each player has one below
 
     A second of 16 kHz mono weighs 43 KB and its spectrogram up to 15 KB, three a row: 16 cases are 2.8 MB and 64 are
     11 MB, so a report sets `limit`.
@@ -117,7 +117,7 @@ def _shown(value: Value | tuple[Value, ...] | Page, label: str, zoom: int, spect
     if isinstance(value, Image):
         return Page(image_tag(value, label, zoom), picture(value, "", zoom).text)
     if isinstance(value, Audio):
-        parts = [player(value)] + ([spectrogram(value, label)] if spectrograms else [])
+        parts = [player(value, name=label)] + ([spectrogram(value, label)] if spectrograms else [])
         return Page("".join(part.html for part in parts), parts[0].text)  # a spectrogram says nothing in text
     words = format_value(value)
     box = tag(

@@ -22,13 +22,14 @@ _MOST_COLUMNS = 600
 _WIDTH_PX, _HEIGHT_PX = 220, 116  # three stand beside each other in a notebook's output
 
 
-def player(audio: Audio, label: str = "") -> Page:
+def player(audio: Audio, label: str = "", name: str = "") -> Page:
     """A player with length, peak and loudness below it.
 
     audio: float32 [c samples]; samples beyond ±1 are clipped, and the caption counts them
+    name: what it is called, to a screen reader too, where no label is to stand below
     A clip with samples that are not finite gets no player, but a line that says so: a report goes on without it.
     """
-    name = plain(label) or "sound"
+    name = plain(name) or plain(label) or "sound"
     broken = int(audio.samples.size - np.isfinite(audio.samples).sum())
     if broken:
         words = f"{broken} of {audio.samples.size} samples are not finite numbers, nothing to play"

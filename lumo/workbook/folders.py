@@ -51,10 +51,11 @@ def read_json(path: Path) -> dict:
 
 
 def make_folder(folder: Path) -> Path:
-    """With those above it, where they aren't there. Raises WorkbookError for a place that has no room for folders, such as /proc."""
+    """With those above it, where they aren't there. Raises WorkbookError for a place that has no room for folders, such as /proc, a file or
+    a loop of links."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         raise WorkbookError(f"can't use {folder}: no folder can be made there; choose another path") from error
     return folder
 

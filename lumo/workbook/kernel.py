@@ -19,6 +19,7 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
 from lumo import hub_cache
+from lumo.files import place_of
 from lumo.params import ROOT
 from lumo.workbook.errors import WorkbookError
 from lumo.workbook.folders import make_folder, reports_folder
@@ -108,7 +109,7 @@ def _options(mounts: Sequence[Path]) -> list[str]:
 
 
 def _there(folder: Path) -> Path:
-    path = folder.expanduser().resolve()
+    path = place_of(folder)
     if not path.is_dir() or "," in str(path):
         raise WorkbookError(
             f"{path}: expected a folder that is there, without a comma in its name; move it, or give another --mount"

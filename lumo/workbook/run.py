@@ -171,7 +171,7 @@ def _folder(run_dir: Any, profile: Profile, reports: Path | str | None) -> Path:
         return folders.current_folder(folders.reports_folder(reports), profile.profile)
     if not isinstance(run_dir, (str, Path)):
         raise ParamsError(f"run_dir is {run_dir!r}, expected a path or None")
-    return folders.make_folder(ROOT / Path(run_dir).expanduser())
+    return folders.make_folder(ROOT / os.path.expanduser(run_dir))
 
 
 def _differences(base: dict, other: dict, prefix: str = "") -> dict[str, Any]:
