@@ -55,7 +55,7 @@ class CaseLosses:
 
     @property
     def mean(self) -> float:
-        """Token-weighted."""
+        """The token-weighted mean loss."""
         return float(self.sums.sum() / self.tokens.sum())
 
 
@@ -84,7 +84,7 @@ def replace(
 def losses(
     model: LumoModel, sequences: Sequence[TokenSequence], tokens_per_batch: int
 ) -> tuple[Float[np.ndarray, "c"], Int[np.ndarray, "c"]]:
-    """Of each sequence's target the summed teacher-forced loss in nats, and the number of tokens."""
+    """Each sequence's teacher-forced loss in nats, summed over its target, and the number of target tokens."""
     model.eval()
     sums, counts = torch.zeros(len(sequences), dtype=torch.float64), torch.zeros(len(sequences), dtype=torch.long)
     start = 0

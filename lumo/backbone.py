@@ -183,7 +183,7 @@ def _packed(model: LumoModel, lines: list[Int[Tensor, "_"]]) -> Float[Tensor, "n
 
 
 def _by_token(model: LumoModel, lines: list[Int[Tensor, "_"]]) -> Float[Tensor, "n d"]:
-    """Padded on the left, all but two tokens at first, then one by one."""
+    """Hidden states of lines that are padded on the left: all but two tokens are read at first, then one by one."""
     ids, positions, is_real, mask = (part.to(lines[0].device) for part in pad_left(lines, pad_id=0))
     width = ids.shape[1]
     parts = []

@@ -56,7 +56,7 @@ class Batch:
         return Batch(ids, labels, (positions == 0).cumsum(1), positions, groups)
 
     def segment_lengths(self) -> list[int]:
-        """Of a batch in one row: the tokens of each segment."""
+        """How many tokens each segment has, in a batch of one row."""
         return self.segment_ids[0].bincount()[1:].tolist()
 
     def attention_mask(self) -> Bool[Tensor, "b 1 s s"]:

@@ -31,7 +31,7 @@ def disk_bytes(profile: Profile, data: Preview, space: TokenSpace, bare: Skeleto
 
 
 def _shard_bytes(data: Preview) -> int:
-    """From a few that are packed, of each kind."""
+    """Bytes of the shards, from a few samples of each kind that are packed."""
     total = 0.0
     for kind in {sample.modalities for sample in data.samples}:
         these = [sample for sample in data.samples if sample.modalities == kind]
@@ -41,7 +41,7 @@ def _shard_bytes(data: Preview) -> int:
 
 
 def _world_bytes(data: Preview) -> int:
-    """From a few that are rendered."""
+    """Bytes of the world's files, from a few that are rendered."""
     total = 0.0
     for medium in ("image", "audio"):
         these = [sample for sample in data.samples if medium in sample.modalities]

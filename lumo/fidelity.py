@@ -95,7 +95,7 @@ def spread(values: Sequence[float | None], worst: Callable[[Any], Any] = np.min)
 
 
 def magnitudes(samples: Float[np.ndarray, "c samples"], window: int) -> Float[np.ndarray, "c t f"]:
-    """Of the spectra of Hann windows, a quarter of a window apart.
+    """Magnitudes of spectra under Hann windows that are a quarter of a window apart.
 
     The clip is mirrored at its ends, so the first window is centred on its beginning.
     """
@@ -120,7 +120,7 @@ def mel_filters(sample_rate_hz: int, window: int, bands: int) -> Float[np.ndarra
 
 
 def _blurred(values: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h-10 w-10 c"]:
-    """Under SSIM's window, wherever it fits."""
+    """Means under SSIM's window, wherever it fits."""
     weights = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
     weights /= weights.sum()
     rows = sliding_window_view(values, 11, axis=0) @ weights

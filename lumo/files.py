@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 
 def printable(text: str) -> str:
-    """One line of text from outside, for a terminal or a list: what would move the cursor, or can't be written, stands there by its number."""
+    """One line of text from outside, for a terminal or a list: what would move the cursor, or can't be written, is shown by its number."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -55,7 +55,7 @@ def whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path | str, data: bytes | str) -> Path:
-    """The same for what is held already."""
+    """Write data to a file that is whole or not there."""
     path = Path(path)
     with whole(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)

@@ -90,39 +90,94 @@ def new_numbers(space: TokenSpace, bare: Skeleton) -> int:
     return space.new_rows * bare.width * bare.tables
 
 
-def training_bytes(
-    profile: Profile, tokenizer: UnifiedTokenizer, steps: Steps, bare: Skeleton, memory: CodecMemory
-) -> dict[str, int]:
-    """Bytes at the peak of a stage's step. Of the warm start it counts LoRA too, which that hasn't.
+@dataclass(frozen=True)
+class Footprint:
+    """A run's memory, in bytes by part, at the peak of each kind of work.
 
-    Of several processes on shared memory all are counted; GPUs each have their own, and the first one holds the notebook's model besides.
+    bare: the backbone; memory: of the codecs
     """
-    device = planned_device(profile.device)
-    rows = new_numbers(tokenizer.space, bare)
-    activations = round(activation_bytes(bare.model, steps.rows, steps.length) * steps.times)
-    own = bare.tuned // steps.processes  # of layers that train each process keeps its part
-    parts = (
-        _standing(profile, bare, memory)
-        | _tuned_bytes(bare, own, steps.processes)
-        | {
-            "new rows and their gradient": 2 * rows * FP32,
-            "LoRA and its gradient": 2 * bare.adapters * FP32,
-            "optimiser": 2 * (rows + bare.adapters + own) * FP32,  # AdamW's two moments
-            "activations": activations,
-            "gradients in flight, allocator": round(SLACK[device] * activations),
-            "logits": 2 * min(CHUNK_BYTES, steps.supervised * tokenizer.space.size * FP32),
+
+    profile: Profile
+    tokenizer: UnifiedTokenizer
+    bare: Skeleton
+    memory: CodecMemory
+
+    def training(self, steps: Steps) -> dict[str, int]:
+        """The peak of a stage's step. For the warm start LoRA is counted too, which that stage hasn't.
+
+        Of several processes on shared memory all are counted; GPUs each have their own, and the first one holds the notebook's model besides.
+        """
+        bare, rows = self.bare, self._rows
+        activations = round(activation_bytes(bare.model, steps.rows, steps.length) * steps.times)
+        own = bare.tuned // steps.processes  # of layers that train each process keeps its part
+        parts = (
+            self._standing
+            | _tuned_bytes(bare, own, steps.processes)
+            | {
+                "new rows and their gradient": 2 * rows * FP32,
+                "LoRA and its gradient": 2 * bare.adapters * FP32,
+                "optimiser": 2 * (rows + bare.adapters + own) * FP32,  # AdamW's two moments
+                "activations": activations,
+                "gradients in flight, allocator": round(SLACK[self._device] * activations),
+                "logits": 2 * min(CHUNK_BYTES, steps.supervised * self.tokenizer.space.size * FP32),
+            }
+        )
+        copies = _copied_bytes(bare, self._device, steps.processes)
+        if steps.processes == 1:
+            return parts | copies
+        beside = sum(self._standing.values()) + (rows + bare.adapters) * FP32
+        holders = steps.processes if shares_memory(self._device) else 1
+        shared = {name: holders * size for name, size in parts.items()}
+        return shared | copies | {"notebook beside the processes": beside}
+
+    def generation(self, longest: int) -> dict[str, int]:
+        """The peak of the golden suites. longest: tokens of the longest sequence of stage 4"""
+        bare, golden = self.bare, self.profile.golden
+        text, dtype = bare.model.config.get_text_config(), next(bare.model.parameters()).dtype
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        media = max(self.tokenizer.tokens_of(medium) for medium in ("image", "audio"))
+        steps = media + max(golden.max_text_tokens, longest)
+        steps = whole_windows(steps) if self._device == "cuda" else steps
+        cases = _golden_batch(self.profile)
+        return self._standing | {
+            "new rows, LoRA": (self._rows + bare.adapters) * FP32,
+            "cache of keys and values": 2 * text.num_hidden_layers * heads * head * steps * cases * dtype.itemsize,
+            # of text, the largest set that an answer is chosen from
+            "head rows": len(self.tokenizer.text_ids) * bare.width * FP32,
+            "weights with LoRA": bare.base_bytes if dtype == torch.float32 else 0,  # see lumo.decoder and lumo.lora
         }
-    )
-    copies = _copied_bytes(bare, device, steps.processes)
-    if steps.processes == 1:
-        return parts | copies
-    beside = sum(_standing(profile, bare, memory).values()) + (rows + bare.adapters) * FP32
-    holders = steps.processes if shares_memory(device) else 1
-    return {name: holders * size for name, size in parts.items()} | copies | {"notebook beside the processes": beside}
+
+    def coding(self) -> dict[str, int]:
+        """The peak of a codec's work: when shards are made, without a model, or when golden cases are decoded beside it."""
+        encoding = self._standing | {"base": 0, f"{BATCH} of a medium to codes": self.memory.encoding_bytes}
+        decoding = self._standing | {
+            "new rows, LoRA": (self._rows + self.bare.adapters) * FP32,
+            "a batch of golden cases to media": self.memory.decoding_bytes,
+        }
+        return max(encoding, decoding, key=lambda parts: sum(parts.values()))
+
+    @property
+    def _device(self) -> str:
+        return planned_device(self.profile.device)
+
+    @property
+    def _rows(self) -> int:
+        return new_numbers(self.tokenizer.space, self.bare)
+
+    @property
+    def _standing(self) -> dict[str, int]:
+        """What is there all the time."""
+        held = held_bytes(self._device)
+        return {
+            "program, codecs, data": held,
+            "networks of codecs": self.memory.standing_bytes,
+            "base": self.bare.base_bytes,
+        }
 
 
 def _copied_bytes(bare: Skeleton, device: str, processes: int) -> dict[str, int]:
-    """Of full tuning what the first process holds besides while it writes a checkpoint: weights and both moments, whole, see `full.gathered`.
+    """With full tuning, what the first process holds besides while it writes a checkpoint: weights and both moments, whole, see `full.gathered`.
 
     One process on a CPU writes its own tensors. Of a GPU with memory of its own the copies lie in the machine's, which isn't planned. They are
     added to a step's peak: what that frees the allocators keep.
@@ -134,7 +189,7 @@ def _copied_bytes(bare: Skeleton, device: str, processes: int) -> dict[str, int]
 
 
 def _tuned_bytes(bare: Skeleton, own: int, processes: int) -> dict[str, int]:
-    """Of full tuning: the base without its layers, and those. own: numbers of them that this process keeps"""
+    """With full tuning: the base without its layers, and the layers. own: numbers of them that this process keeps"""
     if not bare.tuned:
         return {}
     compute, layers = bare.model.dtype.itemsize, bare.model.config.get_text_config().num_hidden_layers
@@ -149,45 +204,8 @@ def _tuned_bytes(bare: Skeleton, own: int, processes: int) -> dict[str, int]:
     }
 
 
-def generation_bytes(
-    profile: Profile, tokenizer: UnifiedTokenizer, longest: int, bare: Skeleton, memory: CodecMemory
-) -> dict[str, int]:
-    """Bytes at the peak of the golden suites. longest: tokens of the longest sequence of stage 4"""
-    text, dtype = bare.model.config.get_text_config(), next(bare.model.parameters()).dtype
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    media = max(tokenizer.tokens_of(medium) for medium in ("image", "audio"))
-    steps = media + max(profile.golden.max_text_tokens, longest)
-    steps = whole_windows(steps) if planned_device(profile.device) == "cuda" else steps
-    rows = new_numbers(tokenizer.space, bare)
-    cases = _golden_batch(profile)
-    return _standing(profile, bare, memory) | {
-        "new rows, LoRA": (rows + bare.adapters) * FP32,
-        "cache of keys and values": 2 * text.num_hidden_layers * heads * head * steps * cases * dtype.itemsize,
-        "head rows": len(tokenizer.text_ids) * bare.width * FP32,  # of text, the largest set that an answer is chosen from
-        "weights with LoRA": bare.base_bytes if dtype == torch.float32 else 0,  # see lumo.decoder and lumo.lora
-    }  # fmt: skip
-
-
-def coding_bytes(profile: Profile, tokenizer: UnifiedTokenizer, bare: Skeleton, memory: CodecMemory) -> dict[str, int]:
-    """Bytes at the peak of a codec's work: when shards are made, without a model, or when golden cases are decoded beside it."""
-    standing = _standing(profile, bare, memory)
-    rows = new_numbers(tokenizer.space, bare)
-    encoding = standing | {"base": 0, f"{BATCH} of a medium to codes": memory.encoding_bytes}
-    decoding = standing | {
-        "new rows, LoRA": (rows + bare.adapters) * FP32,
-        "a batch of golden cases to media": memory.decoding_bytes,
-    }
-    return max(encoding, decoding, key=lambda parts: sum(parts.values()))
-
-
 def _golden_batch(profile: Profile) -> int:
     return min(profile.golden.batch_size, profile.golden.cases)
-
-
-def _standing(profile: Profile, bare: Skeleton, memory: CodecMemory) -> dict[str, int]:
-    held = held_bytes(planned_device(profile.device))
-    return {"program, codecs, data": held, "networks of codecs": memory.standing_bytes, "base": bare.base_bytes}
 
 
 def held_bytes(device: str) -> int:

@@ -59,7 +59,7 @@ def cache_folder() -> Path:
 
 
 def commit(path: str) -> str:
-    """The same name with the commit that it stands for now. Raises HubError."""
+    """A name in the hub's cache with the commit that it means now: `hub:OWNER/NAME@COMMIT`. Raises HubError."""
     return f"{path.partition('@')[0]}@{snapshot(path).name}"
 
 

@@ -19,25 +19,25 @@ NOTHING = np.zeros(0, dtype=np.int64)
 
 @dataclass
 class Lengths:
-    """Of one task's sequences.
+    """Lengths of one task's sequences.
 
-    whole: how many have which length; least: how many come to which when all but one token of an input text is cut
+    whole: length → how many have it; least: length → how many come down to it when all but one token of an input text is cut
     """
 
     whole: Counter[int] = field(default_factory=Counter)
     least: Counter[int] = field(default_factory=Counter)
 
     def dropped(self, max_seq_len: int, shorten_inputs: bool = False) -> int:
-        """Sequences that `tasks.build_pools` would leave out."""
+        """How many sequences `tasks.build_pools` would leave out."""
         lengths = self.least if shorten_inputs else self.whole
         return sum(count for length, count in lengths.items() if length > max_seq_len)
 
     def shortened(self, max_seq_len: int) -> int:
-        """Sequences of which it would cut the input text, if it may."""
+        """How many sequences `tasks.build_pools` would cut the input text of, if it may."""
         return self.dropped(max_seq_len) - self.dropped(max_seq_len, shorten_inputs=True)
 
     def kept(self, max_seq_len: int, shorten_inputs: bool = False) -> Counter[int]:
-        """How many sequences of which length would be left."""
+        """The sequences that would be left: length → how many."""
         fit = Counter({length: count for length, count in self.whole.items() if length <= max_seq_len})
         if shorten_inputs and (shortened := self.shortened(max_seq_len)):
             fit[max_seq_len] += shortened

@@ -163,7 +163,7 @@ class LumoModel(nn.Module):
         return self.new_rows if self.new_head_rows is None else self.new_head_rows
 
     def logits(self, hidden: Float[Tensor, "m d"]) -> Float[Tensor, "m v"]:
-        """Over the base's rows and the new ones. Ids between the base's last row and the first new one don't exist: -inf."""
+        """Logits over the base's rows and the new ones. Ids between the base's last row and the first new one don't exist: -inf."""
         old = self._causal.get_output_embeddings()(hidden).float()
         gap = self.space.text_size - old.shape[1]
         new = hidden.float() @ self._new_head().T

@@ -41,7 +41,7 @@ def size() -> int:
 
 
 def wait() -> None:
-    """Until every process has come here."""
+    """Wait until every process has come here."""
     if size() > 1:
         distributed.barrier()
 
@@ -77,5 +77,5 @@ def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
 
 
 def add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Those of parameters that each process holds whole; of sharded ones FSDP has summed them."""
+    """Sum gradients over all processes, but for those of sharded parameters, which FSDP has summed."""
     add_up([p.grad for p in parameters if not isinstance(p, DTensor)])

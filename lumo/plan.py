@@ -22,7 +22,7 @@ from lumo import full, reach
 from lumo.backbone import Skeleton, load_model, skeleton
 from lumo.codecs.sizes import CodecSizes
 from lumo.disk import disk_bytes
-from lumo.footprint import PlanError, Steps, codec_memory, coding_bytes, generation_bytes, held_bytes, training_bytes
+from lumo.footprint import Footprint, PlanError, Steps, codec_memory, held_bytes
 from lumo.lengths import Lengths, task_lengths
 from lumo.machine import free_bytes, planned_device, shares_memory, synchronise
 from lumo.model import LumoModel
@@ -61,7 +61,7 @@ class Forecast:
 
     @property
     def memory_bytes(self) -> dict[str, int]:
-        """Of training, of generation or of the codecs' work, whichever takes most."""
+        """By part, at the highest of three peaks: training, generation, the codecs' work."""
         return max(self.training_bytes, self.generation_bytes, self.coding_bytes, key=_total)
 
 
@@ -75,18 +75,19 @@ def forecast(profile: Profile) -> Forecast:
     _check_cases(profile, data.splits["golden"])
     processes = {"warm_start": 1, "stage4": profile.processes}
     steps = {stage: _steps(feed, getattr(profile, stage), processes[stage]) for stage, feed in feeds.items()}
-    bare, memory = skeleton(profile), codec_memory(profile, tokenizer.codecs)
+    bare = skeleton(profile)
+    footprint = Footprint(profile, tokenizer, bare, codec_memory(profile, tokenizer.codecs))
     tasks = _tasks(profile, data, tokenizer)
     longest = max((int(row["longest"]) for row in tasks.values()), default=0)
-    stages = {"warm_start": replace(bare, tuned=0), "stage4": bare}  # the warm start trains rows alone
-    training = [training_bytes(profile, tokenizer, steps[stage], stages[stage], memory) for stage in stages]
+    # the warm start trains rows alone
+    warm_start = replace(footprint, bare=replace(bare, tuned=0)).training(steps["warm_start"])
     return Forecast(
         media={medium: tokenizer.tokens_of(medium) for medium in ("image", "audio")},
         tasks=tasks,
         steps=steps,
-        training_bytes=max(training, key=_total),
-        generation_bytes=generation_bytes(profile, tokenizer, longest, bare, memory),
-        coding_bytes=coding_bytes(profile, tokenizer, bare, memory),
+        training_bytes=max(warm_start, footprint.training(steps["stage4"]), key=_total),
+        generation_bytes=footprint.generation(longest),
+        coding_bytes=footprint.coding(),
         disk_bytes=disk_bytes(profile, data, tokenizer.space, bare),
         operations=_operations(bare, tokenizer.space.text_size),
         left_out=data.left_out,
@@ -136,14 +137,14 @@ def check(plan: Forecast, budget: float | None, folder: Path) -> None:
 
 
 def seconds(plan: Forecast, profile: Profile, tokens_per_s: dict[str, float]) -> dict[str, float]:
-    """Of each stage's steps, by its own rate."""
+    """How long each stage's steps take, at its own rate."""
     return {
         stage: getattr(profile, stage).steps * steps.tokens / tokens_per_s[stage] for stage, steps in plan.steps.items()
     }
 
 
 def rates(plan: Forecast, tokens_per_s: float) -> dict[str, float]:
-    """Of each stage, by that of stage 4: the warm start, which trains no LoRA, is as much quicker as it has fewer operations (on the mini
+    """Tokens a second of each stage, from that of stage 4: the warm start, which trains no LoRA, is as much quicker as it has fewer operations (on the mini
     profile 1.41 times; a run had 1.40)."""
     return {stage: tokens_per_s * plan.operations["stage4"] / count for stage, count in plan.operations.items()}
 
@@ -198,7 +199,7 @@ def _feed(profile: Profile, samples: list[Sample], tokenizer: UnifiedTokenizer, 
 
 
 def _steps(feed: Feed, params: Training, processes: int) -> Steps:
-    """From some steps of a run, spread over all of it."""
+    """The `Steps` of a stage, from some of them, spread over the whole run."""
     times = params.tokens_per_batch / feed.tokens_per_batch
     looks = max(4, min(STEPS_LOOKED_AT, TOKENS_LOOKED_AT // feed.tokens_per_batch))
     numbers = range(0, params.steps, max(1, params.steps // looks))
@@ -216,7 +217,7 @@ def _steps(feed: Feed, params: Training, processes: int) -> Steps:
 
 
 def _tasks(profile: Profile, data: Preview, tokenizer: UnifiedTokenizer) -> dict[str, dict[str, float]]:
-    """Of each task of stage 4 its sequences, their lengths and what the limit does to them."""
+    """For each task of stage 4: its sequences, their lengths and what the limit does to them."""
     limit, shorten = profile.stage4.max_seq_len, profile.stage4.shorten_inputs
     lengths = task_lengths(data.splits["train"], profile.tasks, tokenizer.space)
     return {name: _row(found, limit, shorten, data.times_of(TASKS[name])) for name, found in lengths.items()}
@@ -231,7 +232,7 @@ def _row(lengths: Lengths, limit: int, shorten: bool, times: float) -> dict[str,
 
 
 def _operations(bare: Skeleton, text_size: int) -> dict[str, float]:
-    """Of each stage's step for a token, as `LumoModel.step_flops_per_token` counts them."""
+    """Operations for a token in a step of each stage, as `LumoModel.step_flops_per_token` counts them."""
     body, trained = bare.base_numbers - bare.tables * text_size * bare.width, bare.adapters + bare.tuned
     return {"warm_start": 4.0 * body, "stage4": 4.0 * (body - bare.tuned) + 6.0 * trained}
 

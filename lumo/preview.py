@@ -48,7 +48,7 @@ class Preview:
         return 1.0 if sample.row["source"] == "world-held-out" else self.times.get(sample.modalities, 1.0)
 
     def times_of(self, task: Task) -> float:
-        """For how many of a task's samples one stands."""
+        """How many of a task's samples one of these stands for."""
         return self.times.get(frozenset({"text", *task.inputs, task.target}), 1.0)
 
 
@@ -59,7 +59,7 @@ def unified_tokenizer(profile: Profile) -> UnifiedTokenizer:
 
 
 def manifest(profile: Profile) -> Path | None:
-    """The profile's own; None where it has none, and the world is the data."""
+    """The path of a profile's own manifest; None where the generated world is the data."""
     return ROOT / os.path.expanduser(profile.data.manifest) if profile.data.manifest else None
 
 
@@ -69,7 +69,7 @@ def preview(profile: Profile, tokenizer: UnifiedTokenizer) -> Preview:
     media = {medium: _first_codes(medium, tokenizer) for medium in ("image", "audio")}
     captions = {caption: tokenizer.encode_text(caption) for caption in {row.text.caption for row in rows}}
     splits: dict[str, list[Sample]] = {"train": [], "eval": [], "golden": []}
-    split_of = Plan(profile.data.eval_share, profile.data.golden_source, profile.data.samples_per_shard).split
+    split_of = Plan.of(profile.data).split
     for row in rows:
         ids = {"text": captions[row.text.caption]} | {name: media[name] for name, _ in row.modalities.items()}
         splits[split_of(row)].append(Sample(row.id, ids, row.model_dump(mode="json")))
@@ -83,10 +83,16 @@ def _rows(profile: Profile) -> tuple[list[Row], int, dict[frozenset[str], float]
     """
     path = manifest(profile)
     if path is None or not path.is_file():
-        kinds = {"image": profile.world.images, "audio": profile.world.clips, "image audio": profile.world.pairs}
-        looked = {kind: min(count, ROWS_LOOKED_AT) for kind, count in kinds.items()}
-        times = {frozenset(("text", *kind.split())): kinds[kind] / max(1, looked[kind]) for kind in kinds}
-        made = world.rows(*looked.values(), profile.seed, profile.world.held_out_pairs)
+        amounts = profile.world
+        images, clips, pairs = (min(count, ROWS_LOOKED_AT) for count in (amounts.images, amounts.clips, amounts.pairs))
+        times = {
+            frozenset({"text", "image"}): amounts.images / max(1, images),
+            frozenset({"text", "audio"}): amounts.clips / max(1, clips),
+            frozenset({"text", "image", "audio"}): amounts.pairs / max(1, pairs),
+        }
+        made = world.rows(
+            seed=profile.seed, images=images, clips=clips, pairs=pairs, held_out_pairs=amounts.held_out_pairs
+        )
         return [Row.model_validate(row) for row in made], 0, times
     rows, broken = read_manifest(path)
     usable = [row for row in rows if not task_fault(row) and _is_there(row, path.parent)]

@@ -41,7 +41,7 @@ def whole_windows(steps: int) -> int:
 
 
 def static_step(step: Step, cache: RoomyCache, device: torch.device) -> Step:
-    """Another step, made static: captured on CUDA, and run as it is elsewhere. The cache has room for whole windows."""
+    """`step` with shapes and addresses that stay the same: captured on CUDA, and run as it is elsewhere. The cache has room for whole windows."""
     return _StaticStep(step, cache, _Graphs() if device.type == "cuda" else lambda run: run)
 
 
@@ -55,7 +55,7 @@ class _StaticStep:
     def __call__(
         self, x: Float[Tensor, "b 1 d"], position_ids: Int[Tensor, "b 1"], mask: Bool[Tensor, "b 1 1 s"]
     ) -> Float[Tensor, "b 1 d"]:
-        """As the other step."""
+        """What `step` gives, by a captured run."""
         if not self.runs:
             self._take_places(x, position_ids)
         filled = mask.shape[-1]

@@ -79,7 +79,7 @@ def load(model: LumoModel, folder: Path) -> None:
         if BACKBONE in parts:
             full.load(model.base, folder / BACKBONE)
     except (torch.OutOfMemoryError, MemoryError, PermissionError):
-        raise  # of which the folder is innocent
+        raise  # not the folder's fault
     except Exception as error:  # peft and transformers fail in whatever way a damaged file makes them
         raise ModelError(
             f"{folder}: checkpoint can't be read ({in_short(error)}); move it away: a run goes on from the checkpoint before, or makes it again"

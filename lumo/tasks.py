@@ -42,7 +42,7 @@ class Task:
 
     @property
     def media(self) -> tuple[str, ...]:
-        """What it reads or writes besides text."""
+        """The media that it reads or writes."""
         return tuple(name for name in (*self.inputs, self.target) if name != "text")
 
     def fits(self, sample: Sample) -> bool:

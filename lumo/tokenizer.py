@@ -88,7 +88,7 @@ class UnifiedTokenizer:
         return block_names(modality, self.codecs[modality].codebooks)
 
     def tokens_of(self, modality: str) -> int:
-        """Of one picture, of one clip."""
+        """How many tokens a picture, or a clip, has."""
         return self.codecs[modality].frames * self.codecs[modality].codebooks
 
     def _without_offsets(self, modality: str, ids: Int[np.ndarray, "k t"]) -> Int[np.ndarray, "k t"]:
@@ -187,7 +187,7 @@ def load_text_tokenizer(backbone: Path) -> PreTrainedTokenizerFast:
 
 
 def _special_ids(text: PreTrainedTokenizerFast) -> set[int]:
-    """Those that the tokenizer's config names, and those that its vocabulary marks: either file may know more."""
+    """The special tokens that the tokenizer's config names, and those that its vocabulary marks: either file may know more."""
     return set(text.all_special_ids) | {i for i, token in text.added_tokens_decoder.items() if token.special}
 
 

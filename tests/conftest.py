@@ -37,7 +37,8 @@ with install_import_hook(
     import lumo.generation  # noqa: F401 - the three are imported here to be hooked
     from lumo.codecs import CodecSet
     from lumo.codecs.encodec import EncodecCodec
-    from lumo.codecs.twotone import TwoToneCodec, TwoToneConfig, cut, pixels_of, split
+    from lumo.codecs.tensors import pixels_of
+    from lumo.codecs.twotone import TwoToneCodec, TwoToneConfig, cut, split
     from lumo.datasets import world
     from lumo.miniature.backbone import make_tokenizer
     from lumo.model import LumoModel

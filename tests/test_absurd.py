@@ -37,8 +37,8 @@ def glance(monkeypatch):
     monkeypatch.setattr(
         preview.world,
         "rows",
-        lambda *how_many: (
-            row for number, row in enumerate(every_row(*how_many)) if row["source"] == "world" or number % 8 == 0
+        lambda **how_many: (
+            row for number, row in enumerate(every_row(**how_many)) if row["source"] == "world" or number % 8 == 0
         ),
     )
 

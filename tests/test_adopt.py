@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 from pyarrow import parquet as pq
 
-from lumo import stages
+from lumo import adoption
 from lumo.__main__ import main
-from lumo.datasets import making
+from lumo.datasets import conversion
+from lumo.datasets.conversion import Converter, MemoryBudget
 from lumo.datasets.fitting import Adoption, clips_of
 from lumo.datasets.folder import adopt
-from lumo.datasets.making import Room
 from lumo.datasets.members import Members
 from lumo.datasets.spool import Spool
 from lumo.datasets.table import read_table, usable
@@ -94,8 +94,8 @@ def test_files_of_a_parquet_come_in_its_order_to_any_number_of_threads(folder, t
 
 
 def test_what_is_asked_for_side_by_side_is_made_once(folder, tmp_path, monkeypatch):
-    read, asked = making.read_audio, Counter()
-    monkeypatch.setattr(making, "read_audio", lambda path: asked.update([path.name]) or read(path))
+    read, asked = conversion.read_audio, Counter()
+    monkeypatch.setattr(conversion, "read_audio", lambda path: asked.update([path.name]) or read(path))
     (tmp_path / "c.csv").write_text("file,caption\n" + "".join(f"s{n % 2}.wav,tone {n}\n" for n in range(40)))
     assert adopt(folder, tmp_path / "c.csv", tmp_path / "out", HOW, workers=4).rows["audio"] == 40
     assert asked == {"s0.wav": 1, "s1.wav": 1}
@@ -148,9 +148,9 @@ def test_many_threads_refuse_every_bomb(folder, monkeypatch):
 
 def test_the_option_says_how_many(folder, tmp_path, monkeypatch, capsys):
     asked = {}
-    monkeypatch.setattr(stages.own, "adopt", lambda *given: asked.update(workers=given[-1]) or 1 / 0)
+    monkeypatch.setattr(adoption.own, "adopt", lambda *given: asked.update(workers=given[-1]) or 1 / 0)
     line = ["adopt", str(folder), str(table(folder)), str(tmp_path / "out"), "--profile", "smoke"]
-    for more, workers in ((["--workers", "3"], 3), ([], stages.cores())):
+    for more, workers in ((["--workers", "3"], 3), ([], adoption.cores())):
         with pytest.raises(ZeroDivisionError):
             main([*line, *more])
         assert asked["workers"] == workers >= 1
@@ -189,11 +189,11 @@ def test_spooled_rows_come_back_each_time_they_are_gone_through(values, first):
         assert list(rows) == list(rows) == values
 
 
-def test_room_is_shared_and_one_that_wants_more_than_all_has_it_alone():
-    room, together, most = Room(100), Counter(), []
+def test_memory_is_shared_and_one_that_wants_more_than_all_has_it_alone():
+    memory, together, most = MemoryBudget(100), Counter(), []
 
     def work(size):
-        with room.held(size):
+        with memory.held(size):
             together[size] += 1
             most.append(dict(+together))
             together[size] -= 1
@@ -203,19 +203,19 @@ def test_room_is_shared_and_one_that_wants_more_than_all_has_it_alone():
         thread.start()
     for thread in threads:
         thread.join(timeout=10)
-    assert len(most) == len(threads) and room.taken == 0
+    assert len(most) == len(threads) and memory.taken == 0
     assert all(held == {500: 1} or sum(size * n for size, n in held.items()) <= 100 for held in most)
 
 
-def test_a_sound_takes_its_room_while_it_is_read(folder, tmp_path, monkeypatch):
-    rooms, read = [], making.read_audio
-    maker = making.Maker(folder, tmp_path / "out", HOW)
-    monkeypatch.setattr(making, "read_audio", lambda path: rooms.append(maker.room.taken) or read(path))
+def test_a_sound_takes_its_memory_while_it_is_read(folder, tmp_path, monkeypatch):
+    taken, read = [], conversion.read_audio
+    converter = Converter(folder, tmp_path / "out", HOW)
+    monkeypatch.setattr(conversion, "read_audio", lambda path: taken.append(converter.memory.taken) or read(path))
     for name in ("s1.wav", "s2.wav"):
-        maker.make(name)
+        converter.convert(name)
     with pytest.raises(MediaError):
-        maker.make("s3.wav")  # broken: nobody can tell
-    assert rooms == [4 * 4000, 4 * 6000, 0] and maker.room.taken == 0
+        converter.convert("s3.wav")  # broken: nobody can tell
+    assert taken == [4 * 4000, 4 * 6000, 0] and converter.memory.taken == 0
 
 
 # --- a beginning ------------------------------------------------------------------------------------------------------

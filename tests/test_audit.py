@@ -35,7 +35,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def media():
-    rows = [row for row in world.rows(2, 2, 0, 0) if row["source"] == "world"]
+    rows = [row for row in world.rows(seed=0, images=2, clips=2) if row["source"] == "world"]
     return [world.render(medium["meta"]) for row in rows for medium in row["modalities"].values()]
 
 

@@ -127,10 +127,13 @@ def test_a_clip_of_another_rate_channels_or_length_is_refused(every_codec, clips
 
 
 def test_codes_of_another_shape_are_refused(codecs, every_codec):
-    with refused(CodecError, "codec 'image' decodes (codebooks, patches) (2, 16), got (2, 15)"):
+    with refused(CodecError, "codec 'image' decodes (codebooks, cells) (2, 16) of codes below", "got (2, 15)"):
         codecs.image.decode(np.zeros((1, 2, 15), np.int64))
     with refused(CodecError, "codec 'image'", "got (1, 16)"):
         codecs.image.decode(np.zeros((1, 1, 16), np.int64))
+    tones, _ = codecs.image.cardinalities
+    with refused(CodecError, f"got (2, 16) of 0 to {tones}", "another codec's"):
+        codecs.image.decode(np.full((1, 2, 16), tones) * [[1], [0]])
     for part, books in (("encodec", 2), ("segments", 2), ("dac", 3), ("audio_codec", 3)):
         with refused(CodecError, f"codec 'audio' has {books} codebooks, got 4"):
             every_codec[part].decode(np.zeros((1, 4, 50), np.int64))

@@ -185,7 +185,7 @@ def test_a_log_that_is_gone_is_said_and_costs_no_training(tokenizer, samples, la
     with pytest.warns(UserWarning, match=r"log\.jsonl lacks 4 of 4 steps; losses and curves are without them"):
         _, result = runs.run(last.parent, samples, tokenizer.space, runs.STAGE4)
     assert result["tokens"] > 0 and (last.parent / "final").is_dir()
-    assert [line["step"] for line in read_log(last.parent / "log.jsonl")] == [4, 5, 6]
+    assert [line.step for line in read_log(last.parent / "log.jsonl")] == [4, 5, 6]
     (last.parent / "log.jsonl").unlink()
     with pytest.raises(ModelError) as caught:
         summary(last.parent / "log.jsonl", 1)
@@ -201,7 +201,7 @@ def test_a_log_keeps_the_steps_before_however_many_lines_are_gone(tmp_path):
     log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 10, "lo')
     with pytest.warns(UserWarning, match="lacks 4 of 8 steps"):
         trim_log(log, 8)
-    assert [line["step"] for line in read_log(log)] == [4, 5, 6, 7]
+    assert [line.step for line in read_log(log)] == [4, 5, 6, 7]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ FLOORS = {
     "__init__": 0,
     "files": 0,
     "hub_cache": 0,
+    "progress": 0,
     "wording": 0,
     "space": 1,
     "media": 1,
@@ -49,6 +50,7 @@ FLOORS = {
     "scores": 7,
     "footprint": 7,
     "preview": 7,
+    "adoption": 7,
     "reach": 7,
     "golden": 8,
     "stages": 8,
@@ -92,7 +94,7 @@ ROOMS = {
     "soundfile": {"media"},
     "soxr": {"datasets/fitting"},
     "PIL": {"media", "datasets/fitting"},
-    "pydantic": {"params", "datasets/manifest", "codecs/taming", "pull"},
+    "pydantic": {"params", "datasets/manifest", "codecs/taming", "training/log", "pull"},
     "IPython": {"show", "workbook"},
     "ipywidgets": {"show"},
     "matplotlib": {"show"},
@@ -103,7 +105,7 @@ ROOMS = {
     "jupyter_client": {"workbook"},
 }
 NO_TORCH = {
-    "files", "hub_cache", "wording", "space", "media", "patterns", "params", "sequence", "datasets", "fidelity", "shards", "scores", "show",
+    "files", "hub_cache", "progress", "wording", "space", "media", "patterns", "params", "sequence", "datasets", "fidelity", "shards", "scores", "show",
 }  # fmt: skip
 
 

@@ -10,9 +10,9 @@ import signal
 import time
 from pathlib import Path
 
+import backbones
 import pytest
 import runs
-import test_backbone
 import torch
 from conftest import make_base
 from refusals import check_line, refused
@@ -108,7 +108,7 @@ def test_layers_of_a_base_in_half_precision_train_in_single(tokenizer, samples, 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "opt"])
 def test_the_layers_of_other_backbones_are_found(tmp_path, toy_folder, kind):
-    base = AutoModelForCausalLM.from_pretrained(test_backbone.make(tmp_path, toy_folder, *test_backbone.WORK[kind]))
+    base = AutoModelForCausalLM.from_pretrained(backbones.make(tmp_path, toy_folder, *backbones.WORK[kind]))
     full.unfreeze(base)
     layers = full._layers(base)
     assert len(layers) == base.config.num_hidden_layers

@@ -89,7 +89,7 @@ def foreign(number: int, meta: dict) -> Sample:
 
 
 def test_combination_is_what_is_shown_and_a_foreign_sample_is_its_own():
-    rows = [row for row in world.rows(0, 0, 0, 0) if row["source"] == "world-held-out"]
+    rows = [row for row in world.rows(seed=0) if row["source"] == "world-held-out"]
     by_scene: dict[str, set[str]] = {}
     for row in rows:
         (medium,) = row["modalities"].values()

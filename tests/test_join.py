@@ -14,7 +14,7 @@ import soundfile
 from PIL import Image as PILImage
 from refusals import refused
 
-from lumo import stages
+from lumo import adoption
 from lumo.__main__ import main
 from lumo.datasets import join as joining
 from lumo.datasets.fitting import Adoption
@@ -134,13 +134,13 @@ def test_pairs_alone_with_nothing_golden_are_refused(parts, tmp_path):
         manifests.append(tmp_path / name / "manifest.jsonl")
         manifests[-1].write_text("".join(lines))
     with refused(ManifestError, "join: nothing is golden", "meta.split golden"):
-        stages.join(load_profile("smoke"), manifests, tmp_path / "out")
+        adoption.join(load_profile("smoke"), manifests, tmp_path / "out")
 
 
 def test_a_first_file_that_is_gone_is_left_out_and_the_next_is_looked_at(parts, tmp_path):
     first = read_manifest(parts[0] / "manifest.jsonl")[0][0]
     (parts[0] / first.modalities.image.path).unlink()
-    result, _ = stages.join(load_profile("smoke"), parts, tmp_path / "out")
+    result, _ = adoption.join(load_profile("smoke"), parts, tmp_path / "out")
     assert len(result.left_out) == 1 and first.id in result.left_out[0]
 
 
@@ -238,5 +238,5 @@ def test_files_for_other_codecs_are_refused_before_any_work(parts, tmp_path):
     for file in (parts[0] / "image").glob("*.png"):
         PILImage.new("RGB", (32, 32)).save(file)
     with refused(MediaError, "picture is 32x32 pixels, expected 64x64"):
-        stages.join(load_profile("smoke"), parts, tmp_path / "both")
+        adoption.join(load_profile("smoke"), parts, tmp_path / "both")
     assert not (tmp_path / "both").exists()

@@ -73,7 +73,7 @@ def test_a_bad_row_is_named_and_stops_nothing(tmp_path, case):
 def test_of_two_rows_with_one_id_the_first_is_kept(tmp_path):
     rows, left_out = read(tmp_path, GOOD, {**GOOD, "id": "b"}, {**GOOD, "source": "another"})
     assert [(row.id, row.source) for row in rows] == [("a", "own"), ("b", "own")]
-    check_line(left_out[0], "manifest.jsonl:3: id 'a' stands there twice, the first is kept")
+    check_line(left_out[0], "manifest.jsonl:3: id 'a' appears twice, the first is kept")
 
 
 def test_an_id_whose_first_row_was_bad_may_come_again(tmp_path):
@@ -109,7 +109,7 @@ def test_no_manifest_at_all(tmp_path):
 
 
 def test_the_worlds_rows_are_good_rows(tmp_path):
-    described = list(world_rows(20, 12, 6, seed=0))
+    described = list(world_rows(seed=0, images=20, clips=12, pairs=6))
     rows, left_out = read(tmp_path, *described)
     assert not left_out
     assert [row.model_dump(mode="json", exclude_none=True)["id"] for row in rows] == [row["id"] for row in described]
@@ -174,14 +174,16 @@ def test_a_profile_names_its_manifest_or_gets_the_world(tmp_path, monkeypatch):
     assert manifest_of(own, tmp_path / "world") == tmp_path / "mine.jsonl"
     assert not (tmp_path / "world").exists()
     asked = []
-    monkeypatch.setattr("lumo.datasets.write_world", lambda *given: asked.append(given) or given[0] / "manifest.jsonl")
+    monkeypatch.setattr(
+        "lumo.datasets.write_world", lambda folder, **how_many: asked.append(how_many) or folder / "manifest.jsonl"
+    )
     profile = load_profile("smoke", {"seed": 7})
     assert manifest_of(profile, tmp_path / "world") == tmp_path / "world" / "manifest.jsonl"
-    assert asked == [(tmp_path / "world", profile.world.images, profile.world.clips, profile.world.pairs, 7, 0)]
+    assert asked == [{"seed": 7, **profile.world.model_dump()}]
 
 
 def test_previews_pass_over_what_cant_be_read_and_never_leave_the_folder(tmp_path):
-    manifest = world.write_world(tmp_path / "world", 6, 2, 0, 0)
+    manifest = world.write_world(tmp_path / "world", seed=0, images=6, clips=2)
     (tmp_path / "secret.png").write_bytes(next((manifest.parent / "image").rglob("*.png")).read_bytes())
     rows, _ = read_manifest(manifest)
     pictures = [row for row in rows if row.modalities.image][:4]

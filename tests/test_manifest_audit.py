@@ -21,7 +21,7 @@ NONE = {"broken_rows": 0, "bad_files": 0, "bad_tasks": 0, "no_licence": 0}
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    return world.write_world(tmp_path_factory.mktemp("world"), 6, 4, 2, 0)
+    return world.write_world(tmp_path_factory.mktemp("world"), seed=0, images=6, clips=4, pairs=2)
 
 
 @pytest.fixture

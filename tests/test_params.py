@@ -144,8 +144,8 @@ def test_dotted_key_opens_up(keys, value):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("profile: a\nprofile: b\n", "'profile' stands there twice"),
-        ("stage4:\n  steps: 1\n  steps: 2\n", "'steps' stands there twice"),
+        ("profile: a\nprofile: b\n", "'profile' appears twice"),
+        ("stage4:\n  steps: 1\n  steps: 2\n", "'steps' appears twice"),
         ("seed: 2020-13-45\n", "month must be in 1..12"),
         ("? [a]\n: b\n", "unhashable"),
         ("[" * 5000, "recursion"),

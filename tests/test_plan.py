@@ -48,9 +48,7 @@ def said(profile):
 def run(profile, tokenizer, tmp_path_factory):
     """Shards of the real run, and their folder."""
     folder = tmp_path_factory.mktemp("run")
-    data = profile.data
-    write_shards(manifest_of(profile, folder / "world"), folder / "shards", tokenizer,
-                 Plan(data.eval_share, data.golden_source, data.samples_per_shard))  # fmt: skip
+    write_shards(manifest_of(profile, folder / "world"), folder / "shards", tokenizer, Plan.of(profile.data))
     return folder
 
 
@@ -287,7 +285,7 @@ def test_a_row_as_long_as_the_model_is_wide_hides_no_activations(profile, length
 
 
 def test_rows_that_cant_be_used_are_counted(tmp_path):
-    made = list(world.rows(40, 40, 0, 0))
+    made = list(world.rows(seed=0, images=40, clips=40))
     for row in made[:-3]:
         for content in row["modalities"].values():
             (tmp_path / content["path"]).parent.mkdir(parents=True, exist_ok=True)
@@ -300,9 +298,9 @@ def test_rows_that_cant_be_used_are_counted(tmp_path):
 
 
 def test_data_without_a_task_is_one_line(tmp_path):
-    made = world.rows(40, 0, 0, 0)
+    made = world.rows(seed=0, images=40)
     (tmp_path / "manifest.jsonl").write_text("\n".join(json.dumps(row) for row in made if "image" in row["modalities"]))
-    for row in world.rows(40, 0, 0, 0):
+    for row in world.rows(seed=0, images=40):
         for content in row["modalities"].values():
             (tmp_path / content["path"]).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / content["path"]).touch()

@@ -28,8 +28,9 @@ from published import (
 )
 from refusals import refused
 
-from lumo import stages
+from lumo import adoption
 from lumo.__main__ import main
+from lumo.adoption import Options
 from lumo.datasets.fitting import Adoption
 from lumo.datasets.folder import adopt
 from lumo.datasets.formats.prompts import MUSIC, SOUND, music_prompt, prompt
@@ -103,7 +104,7 @@ def test_the_same_name_in_two_sources_is_told_apart(tmp_path):
     }
     sound(tmp_path, "copy of SoundBible/2218.flac")
     _, left_out = lines_of("wavcaps", tmp_path)
-    assert len(left_out) == 1 and "stands there as" in left_out[0] and "keep one" in left_out[0]
+    assert len(left_out) == 1 and "found as" in left_out[0] and "keep one" in left_out[0]
 
 
 def test_dialogues_with_pictures_are_said_to_be_left_and_their_sounds_not_taken(tmp_path):
@@ -136,15 +137,17 @@ def test_a_frame_and_its_sound_are_rows_of_one_recording_apart_and_together(tmp_
 
 def test_rows_with_both_go_into_the_profile_with_a_task_of_their_own(tmp_path):
     vggsound(tmp_path / "data")
-    result, path = stages.adopt(
-        load_profile("smoke"), tmp_path / "data", PUBLISHED["vggsound"], tmp_path / "out", golden=1
+    result, path = adoption.adopt(
+        load_profile("smoke"), tmp_path / "data", PUBLISHED["vggsound"], tmp_path / "out", Options(golden=1)
     )
     written, smoke = load_profile(str(path)), load_profile("smoke")
     assert written.tasks == ["a2t", "i2t", "t2a", "t2i", "ia2t"] and "ia2t" not in smoke.tasks
     assert written.stage4.rates == smoke.stage4.rates | {"ia2t": smoke.stage4.rates["i2t"]}
     assert written.golden.cases == min(result.rows[f"{media} golden"] for media in ("image", "audio", "image+audio"))
     (tmp_path / "data/frames/abc_000030.jpg").write_bytes(b"no picture")
-    told = stages.adopt(load_profile("smoke"), tmp_path / "data", PUBLISHED["vggsound"], tmp_path / "new", golden=1)[0]
+    told = adoption.adopt(
+        load_profile("smoke"), tmp_path / "data", PUBLISHED["vggsound"], tmp_path / "new", Options(golden=1)
+    )[0]
     assert len(told.left_out) == 2 and all("abc_000030.jpg" in line for line in told.left_out)
     assert [told.rows[media] for media in ("image", "audio", "image+audio")] == [2, 4, 2]
 
@@ -179,7 +182,7 @@ def test_a_number_that_two_datasets_have_is_told_by_its_folder(tmp_path):
     assert len(fewer) == len(lines) - 2 and len(left_out) == 1 and "MTG-Jamendo's and FMA's" in left_out[0]
     jsonl(tmp_path / "salmonn.json", {"000002": {"salmonn_text": "Other drums."}})
     _, left_out = lines_of("jamendo-fma", tmp_path)
-    assert sum("id 000002 stands there 2 times" in line for line in left_out) == 2
+    assert sum("id 000002 appears 2 times" in line for line in left_out) == 2
 
 
 def test_jamendo_fma_without_licences_has_the_captions(tmp_path):
@@ -272,8 +275,8 @@ def test_a_name_that_is_no_dataset_is_refused():
 
 def test_the_ledger_says_licence_and_terms(tmp_path):
     song_describer(tmp_path / "data")
-    result, path = stages.adopt(
-        load_profile("smoke"), tmp_path / "data", PUBLISHED["song-describer"], tmp_path / "out", golden=1
+    result, path = adoption.adopt(
+        load_profile("smoke"), tmp_path / "data", PUBLISHED["song-describer"], tmp_path / "out", Options(golden=1)
     )
     lines = ledger(read_manifest(result.manifest)[0])
     assert sum(count for *_, count, _ in lines) == 4 and {line[2] for line in lines} == {"music"}

@@ -94,7 +94,7 @@ def test_a_list_with_a_fault_is_refused(tmp_path, changes, words):
 
 
 def test_a_list_with_a_name_twice_or_that_is_no_yaml_is_refused(tmp_path):
-    with refused(PullError, "toy stands there twice"):
+    with refused(PullError, "toy appears twice"):
         read_list(a_list(tmp_path, ENTRY, ENTRY | {"name": "TOY"}))
     (tmp_path / "broken.yaml").write_text("- [")
     with refused(PullError, "broken.yaml: not YAML", "mend it"):

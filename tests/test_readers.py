@@ -123,7 +123,7 @@ def test_every_caption_of_every_scene_is_read_right(kind):
 
 
 def test_a_caption_of_a_picture_and_a_sound_is_read_as_both():
-    for row in itertools.islice(world.rows(0, 0, 150, seed=0), 150):
+    for row in itertools.islice(world.rows(seed=0, pairs=150), 150):
         for medium in row["modalities"].values():
             scene = world.scene_of(medium["meta"])
             assert readers.right(row["text"]["caption"], scene) == dict.fromkeys(scene.attributes, True), row["text"]

@@ -82,7 +82,7 @@ def test_pictures_of_any_size_are_stretched_as_they_are_adopted(codec, codecs, r
     how = Adoption.of(CodecSet(codec, codecs.audio))
     expected = PILImage.fromarray(wide.pixels).resize((224, 224), PILImage.Resampling.BICUBIC)
     assert np.array_equal(fitted(wide, how, Counter()).pixels, np.asarray(expected))
-    assert Adoption.of(CodecSet(codec, codecs.audio), fit="crop").fit == Adoption.of(codecs).fit == "crop"
+    assert (how.fit, Adoption.of(codecs).fit) == ("stretch", "crop")
 
 
 def test_a_picture_of_another_size_is_refused(codec, pictures, tmp_path):
@@ -100,7 +100,7 @@ def test_a_picture_of_another_size_is_refused(codec, pictures, tmp_path):
 def test_other_codes_are_refused(codec, codes):
     for way in (codec.embed, codec.decode):
         with refused(
-            CodecError, "codec 'image' decodes (codebooks, queries) (1, 8) of codes below 64", "another codec's"
+            CodecError, "codec 'image' decodes (codebooks, cells) (1, 8) of codes below 64", "another codec's"
         ):
             way(codes.astype(np.int64))
 

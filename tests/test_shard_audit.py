@@ -178,7 +178,7 @@ def test_lines_that_differ_in_names_and_numbers_alone_are_one_reason():
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory):
-    return world.write_world(tmp_path_factory.mktemp("world"), 8, 8, 0, 0)
+    return world.write_world(tmp_path_factory.mktemp("world"), seed=0, images=8, clips=8)
 
 
 @pytest.fixture(scope="module")

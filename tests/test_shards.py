@@ -51,7 +51,7 @@ def write_manifest(folder: Path, rows: list[dict]) -> Path:
 
 def make_rows() -> list[dict]:
     """Five pictures, three clips, two of both, two held out."""
-    everything = list(world.rows(5, 3, 2, seed=0))
+    everything = list(world.rows(seed=0, images=5, clips=3, pairs=2))
     return [*everything[:10], everything[10], everything[-1]]
 
 

@@ -28,7 +28,7 @@ def profile(toy_folder):
 
 @pytest.fixture
 def artifacts(profile, tokenizer, tmp_path):
-    manifest = world.write_world(tmp_path / "world", 16, 16, 0, 0)
+    manifest = world.write_world(tmp_path / "world", seed=0, images=16, clips=16)
     write_shards(manifest, tmp_path / "shards", tokenizer, Plan(0.1, "world-held-out", 100))
     storage.save(load_model(profile, tokenizer.space), tmp_path / "warm_start" / "final")
     return tmp_path
@@ -78,6 +78,7 @@ def test_the_newest_line_of_a_log_is_shown_when_it_is_whole(tmp_path):
         "target_tokens": {"a2t": 3, "t2a": 0},
         "tokens": 50,
         "seconds": 0.5,
+        "real_share": 1.0,
     }
     assert stages._newest(log, 9) is None
     log.write_text(json.dumps(line))

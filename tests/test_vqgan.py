@@ -27,7 +27,8 @@ from slow_vqgan import (  # noqa: F401 - fixtures
     save,
 )
 
-from lumo import stages
+from lumo import adoption
+from lumo.adoption import Options
 from lumo.codecs import CodecError, load_codecs
 from lumo.codecs.sizes import image_sizes
 from lumo.codecs.taming import VqganConfig
@@ -145,10 +146,10 @@ def test_a_picture_of_another_size_is_refused(codec, pictures, tmp_path):
         codec.read(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("shape", [(2, 256), (1, 255)])
-def test_codes_of_another_shape_are_refused(codec, shape):
-    with refused(CodecError, f"codec 'image' decodes (codebooks, cells) (1, 256), got {shape}"):
-        codec.decode(np.zeros((1, *shape), np.int64))
+@pytest.mark.parametrize(("shape", "code"), [((2, 256), 0), ((1, 255), 0), ((1, 256), -1), ((1, 256), 24)])
+def test_codes_of_another_codec_are_refused(codec, shape, code):
+    with refused(CodecError, "codec 'image' decodes (codebooks, cells) (1, 256) of codes below 24", f"got {shape}"):
+        codec.decode(np.full((1, *shape), code))
 
 
 # --- in a run, on a device --------------------------------------------------------------------------------------------
@@ -173,7 +174,7 @@ def test_a_folder_of_pictures_becomes_shards_of_256_ids(toy_folder, tmp_path):
     (weights / "model.yaml").write_text(yaml.safe_dump(config_of(NARROW, 64, 4)))
     save(weights, random_state(NARROW, 64, 4, torch.randint(256, (1, 3, 256, 256))))
     profile = profile_of(toy_folder, weights)
-    result, _ = stages.adopt(profile, media, tmp_path / "captions.csv", tmp_path / "out", golden=1)
+    result, _ = adoption.adopt(profile, media, tmp_path / "captions.csv", tmp_path / "out", Options(golden=1))
     assert result.rows["image"] == 3 and result.done["pictures resized"] == 2
     tokenizer = load_tokenizer(profile)
     (block,) = (tokenizer.space.block(name) for name in tokenizer.blocks("image"))

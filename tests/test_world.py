@@ -15,12 +15,13 @@ from lumo.media import ClipPolicy, png_bytes, read_audio, read_image, wav_bytes
 
 KINDS = sorted(world.ATTRIBUTES)
 POLICY = ClipPolicy(world.SAMPLE_RATE_HZ, 1, world.DURATION_S)
+FEW = {"images": 8, "clips": 6, "pairs": 3}
 
 
 @pytest.fixture(scope="module")
 def rows():
     """Enough of each for every combination to have had its turn."""
-    return list(world.rows(900, 600, 300, seed=3))
+    return list(world.rows(seed=3, images=900, clips=600, pairs=300))
 
 
 def media_bytes(meta: dict) -> bytes:
@@ -121,8 +122,8 @@ def test_training_uses_every_wording(rows):
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others():
-    amounts = (20, 10, 5)
-    first, again, other = (list(world.rows(*amounts, seed=seed)) for seed in (0, 0, 1))
+    amounts = {"images": 20, "clips": 10, "pairs": 5}
+    first, again, other = (list(world.rows(seed=seed, **amounts)) for seed in (0, 0, 1))
     assert json.dumps(first) == json.dumps(again) != json.dumps(other)
 
 
@@ -151,7 +152,7 @@ def test_clips_are_one_second_within_full_scale_and_never_silent(kind):
 
 
 def test_held_out_pairs_stand_after_all_that_a_world_without_them_has():
-    without, more = (list(world.rows(9, 6, 3, 0, count)) for count in (0, 70))
+    without, more = (list(world.rows(seed=0, images=9, clips=6, pairs=3, held_out_pairs=count)) for count in (0, 70))
     assert more[: len(without)] == without and len(more) == len(without) + 70
     for row in more[len(without) :]:
         scenes = [world.scene_of(medium["meta"]) for medium in row["modalities"].values()]
@@ -167,13 +168,13 @@ def tree(folder) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    return folder, world.write_world(folder, 8, 6, 3, seed=0)
+    return folder, world.write_world(folder, seed=0, **FEW)
 
 
 def test_the_files_are_what_the_rows_say(written):
     folder, manifest = written
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    assert [row["id"] for row in rows] == [row["id"] for row in world.rows(8, 6, 3, seed=0)]
+    assert [row["id"] for row in rows] == [row["id"] for row in world.rows(seed=0, **FEW)]
     for row in rows[::7]:
         for modality, medium in row["modalities"].items():
             path, true = folder / medium["path"], world.render(medium["meta"])
@@ -188,7 +189,7 @@ def test_the_files_are_what_the_rows_say(written):
 
 def test_the_same_seed_gives_the_same_files(written, tmp_path):
     folder, _ = written
-    world.write_world(tmp_path, 8, 6, 3, seed=0)
+    world.write_world(tmp_path, seed=0, **FEW)
     assert tree(tmp_path) == tree(folder)
 
 
@@ -197,24 +198,24 @@ def test_whole_files_are_kept_and_written_again_without_a_manifest(written):
     picture = sorted(folder.rglob("*.png"))[0]
     whole = picture.read_bytes()
     picture.write_bytes(b"cut")
-    world.write_world(folder, 8, 6, 3, seed=0)
+    world.write_world(folder, seed=0, **FEW)
     assert picture.read_bytes() == b"cut"  # the manifest stands for the files: nothing was written
     manifest.unlink()
-    world.write_world(folder, 8, 6, 3, seed=0)
+    world.write_world(folder, seed=0, **FEW)
     assert picture.read_bytes() == whole and manifest.is_file()
 
 
 def test_a_world_of_other_amounts_replaces_the_manifest(tmp_path, monkeypatch):
-    few = [next(world.rows(1, 0, 0, seed=0))]
-    for rows in (few, [*few, next(world.rows(0, 1, 0, seed=0))]):
-        monkeypatch.setattr(world.writing, "rows", lambda *_, rows=rows: iter(rows))
-        manifest = world.write_world(tmp_path, 0, 0, 0, seed=0)
+    few = [next(world.rows(seed=0, images=1))]
+    for rows in (few, [*few, next(world.rows(seed=0, clips=1))]):
+        monkeypatch.setattr(world.writing, "rows", lambda rows=rows, **_: iter(rows))
+        manifest = world.write_world(tmp_path, seed=0)
         assert [json.loads(line)["id"] for line in manifest.read_text().splitlines()] == [row["id"] for row in rows]
 
 
 def test_a_world_cut_while_it_was_written_has_no_manifest(tmp_path, monkeypatch):
-    rows = [next(world.rows(1, 0, 0, seed=seed)) for seed in range(3)]
-    monkeypatch.setattr(world.writing, "rows", lambda *_: iter(rows))
+    rows = [next(world.rows(seed=seed, images=1)) for seed in range(3)]
+    monkeypatch.setattr(world.writing, "rows", lambda **_: iter(rows))
     drawn, render = [], world.render
 
     def until_the_third(meta):
@@ -223,13 +224,13 @@ def test_a_world_cut_while_it_was_written_has_no_manifest(tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return render(meta)
 
-    world.write_world(tmp_path / "whole", 0, 0, 0, seed=0)
+    world.write_world(tmp_path / "whole", seed=0)
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "manifest.jsonl").write_text("an older one\n")
     monkeypatch.setattr(world.writing, "render", until_the_third)
     with pytest.raises(KeyboardInterrupt):
-        world.write_world(tmp_path / "cut", 0, 0, 0, seed=0)
+        world.write_world(tmp_path / "cut", seed=0)
     assert not (tmp_path / "cut" / "manifest.jsonl").exists()
     monkeypatch.setattr(world.writing, "render", render)
-    world.write_world(tmp_path / "cut", 0, 0, 0, seed=0)
+    world.write_world(tmp_path / "cut", seed=0)
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")

@@ -12,6 +12,7 @@ from lumo.datasets.manifest import check_row
 from lumo.model import LumoModel
 from lumo.sequence import TokenSequence
 from lumo.shards import Sample
+from lumo.space import TokenSpace
 from lumo.tokenizer import UnifiedTokenizer
 
 
@@ -32,7 +33,11 @@ def make_samples(
     """Samples of the world, or all of its held-out rows, with `held_out` pairs among them."""
     rng = np.random.default_rng(seed)
     wanted = "world" if held_out is None else "world-held-out"
-    rows = [row for row in world.rows(images, clips, pairs, seed, held_out or 0) if row["source"] == wanted]
+    rows = [
+        row
+        for row in world.rows(seed=seed, images=images, clips=clips, pairs=pairs, held_out_pairs=held_out or 0)
+        if row["source"] == wanted
+    ]
     return [sample_of(row, tokenizer, rng) for row in rows]
 
 
@@ -45,6 +50,12 @@ def with_lora(model: LumoModel, rank: int = 2, seed: int = 0) -> LumoModel:
             if "lora_B" in name:
                 value.copy_(torch.randn(value.shape, generator=generator) * 0.3)
     return model
+
+
+def a_line(space: TokenSpace, rows: int, length: int = 40) -> torch.Tensor:
+    """Random ids, of all that exist."""
+    ids = torch.randint(0, rows + space.new_rows, (length,), generator=torch.Generator().manual_seed(0))
+    return torch.where(ids < rows, ids, ids - rows + space.text_size)
 
 
 def logits_of(model: LumoModel, ids: torch.Tensor) -> torch.Tensor:
@@ -68,3 +79,9 @@ def loss_of(model: LumoModel, sequence: TokenSequence) -> torch.Tensor:
     ids, labels = torch.from_numpy(sequence.ids), torch.from_numpy(np.where(sequence.is_target, sequence.ids, IGNORE))
     losses = F.cross_entropy(logits_of(model, ids)[:-1], labels[1:], ignore_index=IGNORE, reduction="none")
     return losses[labels[1:] != IGNORE]
+
+
+def tone(hz: float, seconds: float, rate: int, channels: int = 1) -> np.ndarray:
+    """[samples c]"""
+    wave = 0.3 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)
+    return np.repeat(wave[:, None], channels, axis=1)

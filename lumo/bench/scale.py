@@ -38,7 +38,7 @@ def many_rows(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pictures = MEDIA // 2
-        described = world.write_world(folder / "data", pictures, MEDIA - pictures, 0, profile.seed)
+        described = world.write_world(folder / "data", seed=profile.seed, images=pictures, clips=MEDIA - pictures)
         run = partial(_run, folder)
         # those held out of the world's training come after them
         source = [json.loads(line) for line in described.read_text().splitlines()[:MEDIA]]
@@ -97,9 +97,10 @@ def _write(folder: Path, profile: Profile, rows: int, out: str) -> None:
     """What the other process does."""
     use_threads(profile.threads)
     tokenizer = load_tokenizer(profile)
-    plan = Plan(profile.data.eval_share, profile.data.golden_source, profile.data.samples_per_shard)
     began = time.perf_counter()
-    write_shards(folder / "data" / f"{rows}.jsonl", folder / out, tokenizer, plan, engine=engine_of(profile))
+    write_shards(
+        folder / "data" / f"{rows}.jsonl", folder / out, tokenizer, Plan.of(profile.data), engine=engine_of(profile)
+    )
     seconds = time.perf_counter() - began
     # of the largest of its own processes, too; Linux gives KiB
     peak = max(status_bytes("VmHWM"), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
@@ -133,7 +134,7 @@ def _content(folder: Path) -> dict[str, str]:
 
 
 def _alone_rows_per_s(profile: Profile, base: Path, source: list[dict[str, Any]]) -> tuple[float, float]:
-    """Of the codecs alone, on media in memory, and of reading these alone: the best of three turns."""
+    """Rates of the codecs alone, on media in memory, and of reading these alone: the best of three turns."""
     codecs, media = load_tokenizer(profile).codecs, {"image": [], "audio": []}
     files = [(name, base / medium["path"]) for row in source for name, medium in row["modalities"].items()]
     for name, path in files:

@@ -61,7 +61,7 @@ def _miniature(profile: Profile, device: str, folder: Path, progress: Callable[[
     """The comparisons on the miniature itself, on a few hundred of its samples."""
     tokenizer = load_tokenizer(profile)
     space, params = tokenizer.space, profile.stage4
-    manifest = world.write_world(folder / "world", images=200, clips=200, pairs=0, seed=profile.seed)
+    manifest = world.write_world(folder / "world", seed=profile.seed, images=200, clips=200)
     plan = Plan(eval_share=0.0, golden_source="world-held-out", samples_per_shard=200)
     write_shards(manifest, folder / "shards", tokenizer, plan)
     samples = read_shards(folder / "shards", "train", space)

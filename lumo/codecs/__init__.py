@@ -48,7 +48,7 @@ class Codec(Protocol):
         """Read a file as this codec wants it. Raises MediaError when it is another size or rate."""
 
     def encode(self, media: Sequence[Image | Audio]) -> Int[np.ndarray, "b k t"]:
-        """Codes of a batch."""
+        """The codes of a batch."""
 
     def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Image | Audio]:
         """The inverse, as far as the codec keeps it."""
@@ -98,6 +98,16 @@ def _card(codec: StoredCodec) -> dict[str, Any]:
         "cardinality": books[0] if len(set(books)) == 1 else list(books),
         "frames": codec.frames,
     }
+
+
+def check_cells(codes: Int[np.ndarray, "b k t"], codec: Codec) -> None:
+    """Raises CodecError for pictures of another number of codebooks or cells, or with codes that a codebook hasn't."""
+    expected, below = (codec.codebooks, codec.frames), codec.cardinalities
+    if codes.shape[1:] != expected or not ((codes >= 0) & (codes < np.array(below)[:, None])).all():
+        raise CodecError(
+            f"codec 'image' decodes (codebooks, cells) {expected} of codes below {max(below)}, "
+            f"got {codes.shape[1:]} of {codes.min(initial=0)} to {codes.max(initial=0)}; is this another codec's picture?"
+        )
 
 
 def check_codebooks(codes: Int[np.ndarray, "b k t"], codebooks: int) -> None:

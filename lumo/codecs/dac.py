@@ -17,8 +17,9 @@ from jaxtyping import Int
 from torch.nn import functional as F
 from transformers import DacModel
 
-from lumo.codecs import CodecError, audio_card, check_clips, check_codebooks
+from lumo.codecs import CodecError, audio_card, check_codebooks
 from lumo.codecs.pretrained import load_pretrained
+from lumo.codecs.tensors import samples_of
 from lumo.media import Audio, ClipPolicy, read_audio
 
 
@@ -56,8 +57,7 @@ class DacCodec:
 
     @torch.no_grad()
     def encode(self, media: Sequence[Audio]) -> Int[np.ndarray, "b k t"]:
-        check_clips(media, self.policy)
-        samples = torch.from_numpy(np.stack([audio.samples for audio in media])).to(self.model.device)
+        samples = samples_of(media, self.policy).to(self.model.device)
         silence = self.frames * self.model.config.hop_length - self.policy.samples
         codes = self.model.encode(F.pad(samples, (0, silence)), n_quantizers=self.codebooks).audio_codes
         return codes.cpu().numpy().astype(np.int64)

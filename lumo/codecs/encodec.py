@@ -17,9 +17,10 @@ from jaxtyping import Int
 from torch.nn import functional as F
 from transformers import EncodecConfig, EncodecModel
 
-from lumo.codecs import CodecError, audio_card, check_clips, check_codebooks
+from lumo.codecs import CodecError, audio_card, check_codebooks
 from lumo.codecs.meta import read_meta
 from lumo.codecs.pretrained import load_pretrained
+from lumo.codecs.tensors import samples_of
 from lumo.media import Audio, ClipPolicy, read_audio
 
 
@@ -33,7 +34,7 @@ class EncodecCodec:
         decoded has to be given one: the root mean square of every decoded segment, full scale being 1. None for all others.
     device: where the model computes; codes and clips are on the CPU
     bare: sizes without weights, see `load_pretrained`; it codes nothing
-    Raises CodecError for another bandwidth, for a scale that is missing or has no use, and for segments that don't get on.
+    Raises CodecError for another bandwidth, for a scale that is missing or has no use, and for segments that never advance.
     """
 
     name = "encodec"
@@ -87,8 +88,7 @@ class EncodecCodec:
 
     @torch.no_grad()
     def encode(self, media: Sequence[Audio]) -> Int[np.ndarray, "b k t"]:
-        check_clips(media, self.policy)
-        samples = torch.from_numpy(np.stack([audio.samples for audio in media])).to(self.model.device)
+        samples = samples_of(media, self.policy).to(self.model.device)
         # [segment b k t], padded to the longest
         codes = self.model.encode(samples, bandwidth=self.bandwidth_kbps).audio_codes
         kept = [segment[..., :frames] for segment, frames in zip(codes, self.segments, strict=False)]
@@ -109,7 +109,7 @@ class EncodecCodec:
 
 
 def _check_segments(weights: Path, config: EncodecConfig) -> None:
-    """Raises CodecError for a model that codes by segments which never get on."""
+    """Raises CodecError for a model that codes by segments that never advance."""
     length_s, overlap = config.chunk_length_s, config.overlap
     if length_s is None:
         return

@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 
-from lumo.codecs import CodecError, check_pictures, image_card
+from lumo.codecs import CodecError, check_cells, check_pictures, image_card
 from lumo.codecs.seed2_network import Seed2Config, read_seed2
-from lumo.codecs.twotone import pixels_of
+from lumo.codecs.tensors import pixels_of
 from lumo.files import sha256_of
 from lumo.media import Image, read_image
 from lumo.wording import in_short
@@ -59,7 +59,7 @@ class Seed2Codec:
 
     @cached_property
     def card(self) -> dict[str, Any]:
-        """How codes are drawn is no part of what they mean, so unclip/ and its steps aren't in it."""
+        """What the codes mean. How pictures are drawn from them is no part of that: unclip/ and its steps aren't in it."""
         order = "queries in the order of the Q-Former, each knows those before it"
         tower = {"vision_sha256": sha256_of(self.files[1])} if len(self.files) > 1 else {}
         return image_card(self, self.config.resolution, order) | tower
@@ -82,11 +82,7 @@ class Seed2Codec:
     @torch.no_grad()
     def embed(self, codes: Int[np.ndarray, "b k t"]) -> Float[np.ndarray, "b e"]:
         """The embeddings of CLIP ViT-H/14 that the codes stand for; needs no unclip/."""
-        if codes.shape[1:] != (self.codebooks, self.frames) or not ((codes >= 0) & (codes < self.config.codes)).all():
-            raise CodecError(
-                f"codec 'image' decodes (codebooks, queries) {(self.codebooks, self.frames)} of codes below {self.config.codes}, "
-                f"got {codes.shape[1:]} up to {codes.max(initial=0)}; is this another codec's picture?"
-            )
+        check_cells(codes, self)
         return self.model.embed(torch.from_numpy(codes[:, 0]).to(self.device)).cpu().numpy()
 
     def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Image]:

@@ -51,7 +51,7 @@ def image_sizes(params: ImageCodec) -> CodecSizes:
         return CodecSizes("seed2", (published.codes,), published.queries)
     if params.name == "twotone":
         raise CodecError(
-            f"codecs.image: {params.path} holds no weights, and the sizes of {params.name} stand there alone; make them first"
+            f"codecs.image: {params.path} holds no weights, which alone say the sizes of {params.name}; make them first"
         )
     config = read_config(weights_folder(params.path, "image_codec", ("model.yaml",)) / "model.yaml")
     return CodecSizes("vqgan", (config.n_embed,), config.ddconfig.heights[-1] ** 2)
@@ -71,5 +71,5 @@ def bare_audio(params: AudioCodec) -> EncodecCodec | DacCodec:
     if params.name == "dac":
         return DacCodec(folder, params.codebooks, params.clip_s, bare=True)
     raise CodecError(
-        f"codecs.audio: {folder} holds no weights, and the sizes of {params.name} stand there alone; make them first"
+        f"codecs.audio: {folder} holds no weights, which alone say the sizes of {params.name}; make them first"
     )

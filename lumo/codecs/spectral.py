@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumo.codecs import CodecError, audio_card, check_clips, check_codebooks
+from lumo.codecs import CodecError, audio_card, check_codebooks
+from lumo.codecs.tensors import samples_of
 from lumo.codecs.vectors import nearest
 from lumo.media import Audio, ClipPolicy, read_audio
 from lumo.params import Count, Negative, Positive, Section
@@ -94,7 +95,7 @@ def level_codes(magnitude: Float[Tensor, "b f t"], config: SpectralConfig) -> In
 
 
 def levels(codes: Int[Tensor, "b t"], config: SpectralConfig) -> Float[Tensor, "b t"]:
-    """The inverse: norms of magnitudes."""
+    """The inverse of `level_codes`: norms of magnitudes."""
     level_db = config.level_floor_db + config.level_step_db * codes
     return torch.where(codes > 0, _full_scale(config) * 10 ** (level_db / 20), 0.0)
 
@@ -157,8 +158,7 @@ class SpectralCodec:
 
     @torch.no_grad()
     def encode(self, media: Sequence[Audio]) -> Int[np.ndarray, "b k t"]:
-        check_clips(media, self.policy)
-        wave = torch.from_numpy(np.concatenate([audio.samples for audio in media]))
+        wave = samples_of(media, self.policy)[:, 0]
         magnitude = spectra(wave, self.config).abs()
         loudness, residual = level_codes(magnitude, self.config), shapes(magnitude)
         codes = [loudness]

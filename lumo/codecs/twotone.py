@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumo.codecs import CodecError, check_pictures, image_card
+from lumo.codecs import CodecError, check_cells, check_pictures, image_card
+from lumo.codecs.tensors import pixels_of
 from lumo.codecs.vectors import nearest
 from lumo.media import Image, read_image
 from lumo.params import Count, Positive, Section
@@ -107,11 +108,7 @@ class TwoToneCodec:
         return codes.unflatten(1, (len(media), self.frames)).transpose(0, 1).contiguous().numpy()
 
     def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Image]:
-        if codes.shape[1:] != (self.codebooks, self.frames):
-            raise CodecError(
-                f"codec 'image' decodes (codebooks, patches) {(self.codebooks, self.frames)}, got {codes.shape[1:]}; "
-                "is this another codec's picture?"
-            )
+        check_cells(codes, self)
         tones, masks = torch.from_numpy(codes).unbind(1)
         dark, bright = self.tones[tones].unflatten(-1, (2, 3))[..., None].unbind(2)
         patches = dark + (bright - dark) * self.masks[masks][:, :, None]
@@ -127,8 +124,3 @@ class TwoToneCodec:
         save_file(
             {"tones": tones.half().contiguous(), "masks": masks.half().contiguous()}, folder / "model.safetensors"
         )
-
-
-def pixels_of(media: Sequence[Image]) -> Float[Tensor, "b 3 h w"]:
-    """Pictures of one size as fp32 in 0…255."""
-    return torch.from_numpy(np.stack([image.pixels for image in media])).permute(0, 3, 1, 2).float()

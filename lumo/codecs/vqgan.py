@@ -21,9 +21,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumo.codecs import CodecError, check_pictures, image_card
+from lumo.codecs import check_cells, check_pictures, image_card
 from lumo.codecs.taming import GROUPS, NetworkSizes, VqganConfig, check_state, read_config, read_state
-from lumo.codecs.twotone import pixels_of
+from lumo.codecs.tensors import pixels_of
 from lumo.codecs.vectors import nearest
 from lumo.media import Image, read_image
 
@@ -71,11 +71,7 @@ class VqganCodec:
 
     @torch.no_grad()
     def decode(self, codes: Int[np.ndarray, "b k t"]) -> list[Image]:
-        if codes.shape[1:] != (self.codebooks, self.frames):
-            raise CodecError(
-                f"codec 'image' decodes (codebooks, cells) {(self.codebooks, self.frames)}, got {codes.shape[1:]}; "
-                "is this another codec's picture?"
-            )
+        check_cells(codes, self)
         cells = torch.from_numpy(codes).to(self.model.book.device)
         pictures = torch.cat([self.model.decode(picture) for picture in cells]).cpu()
         pixels = ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)

@@ -68,7 +68,7 @@ def _columns(text: str) -> dict[str, str]:
 
 
 def _adopt(options: argparse.Namespace) -> None:
-    from lumo import show, stages
+    from lumo import adoption, show
     from lumo.datasets.published import captions_of
     from lumo.files import place_of
     from lumo.params import load_profile
@@ -76,13 +76,19 @@ def _adopt(options: argparse.Namespace) -> None:
     profile = load_profile(profile_of(options))
     captions = captions_of(options.captions)
     folder, out = (place_of(path) for path in (options.folder, options.out))
-    keys = ("columns", "fit", "long", "golden", "workers", "license", "source", "subtype")
-    asked = {key: getattr(options, key) for key in keys}
-    asked = {key: value for key, value in asked.items() if value is not None}
+    asked = adoption.Options(
+        fit=options.fit,
+        long=options.long,
+        golden=options.golden,
+        license=options.license,
+        source=options.source,
+        subtype=options.subtype,
+        columns=options.columns,
+    )
     pace = show.Pace("rows")
     with show.Live("files") as live:
-        result, written = stages.adopt(
-            profile, folder, captions, out, lambda done, of: live.update(pace(done, of)), **asked
+        result, written = adoption.adopt(
+            profile, folder, captions, out, asked, lambda done, of: live.update(pace(done, of)), options.workers
         )
     say(result, written)
 

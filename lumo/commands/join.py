@@ -28,9 +28,9 @@ def add(commands: Commands) -> None:
 
 
 def _join(options: argparse.Namespace) -> None:
-    from lumo import stages
+    from lumo import adoption
     from lumo.files import place_of
     from lumo.params import load_profile
 
     manifests = [place_of(path) for path in options.manifests]
-    say(*stages.join(load_profile(profile_of(options)), manifests, place_of(options.out)))
+    say(*adoption.join(load_profile(profile_of(options)), manifests, place_of(options.out)))

@@ -30,5 +30,4 @@ def manifest_of(profile: Profile, world_folder: Path) -> Path:
     """The manifest that a profile names; without one the miniature's world, written to `world_folder` unless it is there whole."""
     if profile.data.manifest:
         return ROOT / os.path.expanduser(profile.data.manifest)
-    amounts = profile.world
-    return write_world(world_folder, amounts.images, amounts.clips, amounts.pairs, profile.seed, amounts.held_out_pairs)
+    return write_world(world_folder, seed=profile.seed, **profile.world.model_dump())

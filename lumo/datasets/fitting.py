@@ -57,14 +57,14 @@ class Adoption:
         check_name(self.source, "adopt: source")
 
     @classmethod
-    def of(cls, codecs: Any, **how: Any) -> Adoption:
-        """With the sizes that a set of codecs takes, and unless `how` says it the fit that its pictures had in training."""
+    def of(cls, codecs: Any) -> Adoption:
+        """With the sizes that a set of codecs takes, and the fit that its pictures had in training."""
         side = codecs.image.card["resolution"]
-        return cls((side, side), codecs.audio.policy, **{"fit": codecs.image.fit} | how)
+        return cls((side, side), codecs.audio.policy, codecs.image.fit)
 
     @property
-    def way(self) -> list[Any]:
-        """What a file depends on."""
+    def recipe(self) -> list[Any]:
+        """What a converted file depends on, beside the file that it was made from."""
         return [list(self.resolution), list(asdict(self.clips).values()), self.fit, self.long, FILTER.name]
 
 

@@ -10,26 +10,25 @@ import errno
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from lumo.datasets.ahead import Ahead, Pending
+from lumo.datasets.conversion import Converted, Converter
 from lumo.datasets.fitting import Adoption
-from lumo.datasets.making import Made, Maker
 from lumo.datasets.manifest import TASKS_BY_MEDIA, ChangedError, ManifestError, check_row
 from lumo.datasets.place import claimed
+from lumo.datasets.prefetch import Pending, Prefetch
 from lumo.datasets.published import Published
 from lumo.datasets.splits import Splits, hash_of, splits_of
 from lumo.datasets.spool import Spool
 from lumo.datasets.table import Lines, read_table, usable
 from lumo.files import printable, whole, write_atomically
 from lumo.media import MediaError
-
-Progress = Callable[[int, int], None]  # rows done, and of how many
+from lumo.progress import OnProgress, untold
 
 
 @dataclass
@@ -47,13 +46,14 @@ def adopt(
     captions: Path | Published,
     out: Path,
     how: Adoption,
-    progress: Progress = lambda done, of: None,
+    progress: OnProgress = untold,
     workers: int = 1,
 ) -> Adopted:
     """Write `out/manifest.jsonl` and the files that it names. What is there already from the same file and the same way is kept.
 
     captions: a table, see `table.read_table`; or the published dataset whose files lie in `folder`
-    workers: threads that make files; what is written is the same whatever their number
+    progress: called with rows done and rows in all
+    workers: threads that convert files; what is written is the same whatever their number
     A dataset's own validation and test rows are never learned from: they are the eval split, and a part of them golden.
     What is left out stands in `out/left_out.txt` too, also when it is too much.
     Raises ManifestError for a table that can't be read or changes meanwhile, for an `out` that can't be written or is written by another, and when too
@@ -61,11 +61,12 @@ def adopt(
     """
     _check_places(folder, captions, out)
     result = Adopted(out / "manifest.jsonl")
-    with TemporaryFile() as spooled:
-        table = Spool(usable(_lines(folder, captions, how, result.left_out), result.left_out), spooled)
-        with claimed(out, "adopt", {"from": folder.name} | asdict(how)), TemporaryFile(dir=out) as made:
+    with TemporaryFile() as spooled_table:
+        table = Spool(usable(_lines(folder, captions, how, result.left_out), result.left_out), spooled_table)
+        with claimed(out, "adopt", {"from": folder.name} | asdict(how)), TemporaryFile(dir=out) as spooled_rows:
             try:
-                rows = Spool(_all_rows(table, Ahead(Maker(folder, out, how), workers), result, progress), made)
+                prefetch = Prefetch(Converter(folder, out, how), workers)
+                rows = Spool(_all_rows(table, prefetch, result, progress), spooled_rows)
                 splits = _set_apart(rows, captions, how, result)
             finally:
                 result.left_out[:] = map(printable, result.left_out)
@@ -93,16 +94,16 @@ def _lines(folder: Path, captions: Path | Published, how: Adoption, left_out: li
     return captions.lines(folder, left_out)
 
 
-def _all_rows(table: Spool, ahead: Ahead, result: Adopted, progress: Progress) -> Iterator[dict[str, Any]]:
+def _all_rows(table: Spool, prefetch: Prefetch, result: Adopted, progress: OnProgress) -> Iterator[dict[str, Any]]:
     """The manifest's rows in the table's order; what can't be used adds a line to `left_out`."""
     ids: set[str] = set()
     progress(0, len(table))
-    with closing(ahead.of(table)) as lines:
+    with closing(prefetch.ready(table)) as lines:
         for number, pending in enumerate(lines, start=1):
             try:
-                for row in _rows(pending, ahead.maker.how, result.done):
+                for row in _rows(pending, prefetch.converter.how, result.done):
                     if row["id"] in ids:
-                        raise ManifestError(f"id '{row['id']}' stands there twice, the first is kept")
+                        raise ManifestError(f"id '{row['id']}' appears twice, the first is kept")
                     ids.add(row["id"])
                     yield row
             except ChangedError:
@@ -112,32 +113,34 @@ def _all_rows(table: Spool, ahead: Ahead, result: Adopted, progress: Progress) -
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise  # said in one line, as everywhere
-                raise ManifestError(f"{ahead.maker.out}: can't be written ({error}); choose another folder") from error
+                raise ManifestError(
+                    f"{prefetch.converter.out}: can't be written ({error}); choose another folder"
+                ) from error
             progress(number, len(table))
 
 
 def _rows(pending: Pending, how: Adoption, done: Counter) -> Iterator[dict[str, Any]]:
     """The manifest's rows of a line: one, or one for each part of a long sound, with the same picture if it has one."""
-    made = []
+    files = []
     for future in pending.media:
-        made.append(future.result())
-        done.update(made[-1].done)
-    count = max(len(file.paths) for file in made)
+        files.append(future.result())
+        done.update(files[-1].done)
+    count = max(len(file.paths) for file in files)
     name = pending.line.get("id") or _name(pending.line)
     for part in range(count):
-        row = _row(f"{name}-{part:03d}" if count > 1 else name, pending.line, made, part, how)
+        row = _row(f"{name}-{part:03d}" if count > 1 else name, pending.line, files, part, how)
         check_row(row)
         yield row
 
 
-def _row(name: str, line: Mapping[str, str], made: Sequence[Made], part: int, how: Adoption) -> dict[str, Any]:
+def _row(name: str, line: Mapping[str, str], files: Sequence[Converted], part: int, how: Adoption) -> dict[str, Any]:
     known = {key: line[key] for key in ("group", "split", "start_s", "end_s") if key in line}
     media = {
         file.medium: {
             "path": file.paths[part % len(file.paths)],
             "meta": {"file": file.file, "group": file.file} | known,
         }
-        for file in made
+        for file in files
     }
     subtype = line.get("subtype", how.subtype) if "audio" in media else None
     return {
@@ -157,7 +160,7 @@ def _name(line: Mapping[str, str]) -> str:
 
 
 def _set_apart(rows: Spool, captions: Path | Published, how: Adoption, result: Adopted) -> Splits:
-    """As `splits_of`; a refusal says what was left out before."""
+    """The splits of `splits_of`; a refusal says what was left out before."""
     left_out = result.left_out
     if not rows:
         why = f"the first reason: {left_out[0]}" if left_out else "the table is empty"

@@ -64,7 +64,7 @@ class Text(BaseModel):
 
 
 class Named(BaseModel):
-    """Of a row its id alone, by the same parser: what is one id to a row is one here."""
+    """A row's id alone, read by the parser of `Row`: the two agree on what an id is."""
 
     id: str
 
@@ -114,9 +114,9 @@ def read_manifest(path: Path) -> tuple[list[Row], list[str]]:
 
 
 def stream_manifest(path: Path) -> Iterator[tuple[int, Row | str]]:
-    """The same one by one: the byte at which a line begins, and its row, or the line that says why it is left out.
+    """A manifest's rows one by one: the byte at which a line begins, and its row, or one line that says why it is left out.
 
-    It is read twice, the first time for the ids alone: 8 bytes are held for each of them, and then only those that stand there twice.
+    It is read twice, the first time for the ids alone: 8 bytes are held for each of them, and then only those that appear twice.
     """
     twice, seen = _ids_twice(path), set()
     for number, at, text in _lines(path):
@@ -125,7 +125,7 @@ def stream_manifest(path: Path) -> Iterator[tuple[int, Row | str]]:
             known = row.id in seen
             seen.add(row.id)
             if known:
-                row = f"{path.name}:{number}: id '{row.id}' stands there twice, the first is kept; mend the row"
+                row = f"{path.name}:{number}: id '{row.id}' appears twice, the first is kept; mend the row"
         yield at, row
 
 

@@ -124,7 +124,7 @@ class Cells:
 
 
 def _contents(cell: Any) -> tuple[bytes | None, Any]:
-    """Of a media cell the file itself, or else where it lies."""
+    """What a media cell holds: the file itself, or None; and the path that it names."""
     if isinstance(cell, dict) and "bytes" in cell:
         return cell["bytes"], cell.get("path")
     return (cell, None) if isinstance(cell, bytes) else (None, cell)

@@ -41,7 +41,7 @@ def said_group(metas: Iterable[Mapping[str, Any]]) -> str | None:
 
 
 def meta_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a row's first medium; the group and the split are the same in all of them."""
+    """The `meta` of a row's first medium; the group and the split are the same in all of them."""
     return next(iter(row["modalities"].values()))["meta"]
 
 

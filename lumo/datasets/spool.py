@@ -1,4 +1,4 @@
-"""Rows by the million, of which one is held at a time."""
+"""Rows by the million, in a file: one at a time is held in memory."""
 
 from __future__ import annotations
 

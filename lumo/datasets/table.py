@@ -93,7 +93,7 @@ def read_table(path: Path, columns: Mapping[str, str], left_out: list[str]) -> L
 
 
 def _found(path: Path, names: list[str], columns: Mapping[str, str]) -> dict[str, str]:
-    """The table's name for each column that it has. Raises ManifestError when one is missing that must be there, or any stands there twice."""
+    """The table's name for each column that it has. Raises ManifestError when one is missing that must be there, or when any appears twice."""
     asked = {key: columns.get(key, key) for key in COLUMNS}
     # a CSV's header is in small letters here
     found = {
@@ -101,7 +101,7 @@ def _found(path: Path, names: list[str], columns: Mapping[str, str]) -> dict[str
     }
     missing = [asked[key] for key in COLUMNS if key not in found and key in {"file", "caption", *columns}]
     if missing or len({*names}) < len(names):
-        fault = f"no column {' and no column '.join(missing)}" if missing else "a column stands there twice"
+        fault = f"no column {' and no column '.join(missing)}" if missing else "a column appears twice"
         raise ManifestError(
             f"{path}: {fault}, got {names or 'an empty file'}; expected a header such as file,caption, or say what stands for them: --columns file=NAME,caption=NAME"
         )
@@ -134,7 +134,7 @@ def _csv_rows(path: Path, file: TextIO) -> tuple[list[str], Iterable[tuple[Any, 
 
 
 def _json_rows(path: Path, file: TextIO) -> tuple[list[str] | None, Iterable[tuple[Any, Any]]]:
-    """The same; no columns where there is no object to have them. Lines are read twice, for the columns first."""
+    """Columns, None where there is no object to have them, and (line, row or its fault). Lines are read twice, first for the columns."""
     entries = _list_of(path, file) if path.suffix.lower() == ".json" else None
 
     def rows() -> Iterable[tuple[Any, Any]]:

@@ -180,7 +180,7 @@ class _Run:
 
     @torch.no_grad()
     def quantise(self, waves: Tensor, rng: torch.Generator) -> None:
-        """From now on. waves: [b 1 samples], from whose latents the codebooks begin"""
+        """Quantise from now on. waves: [b 1 samples], from whose latents the codebooks begin"""
         self.state["quantised"] = True
         latents = self.model.encoder(waves).transpose(1, 2).reshape(-1, CONFIG["hidden_size"])
         self.quantiser.initialise(latents, rng)

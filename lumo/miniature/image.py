@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lumo.codecs.twotone import TwoToneCodec, TwoToneConfig, cut, pixels_of, split
+from lumo.codecs.tensors import pixels_of
+from lumo.codecs.twotone import TwoToneCodec, TwoToneConfig, cut, split
 from lumo.datasets import world
 from lumo.miniature.clusters import k_means
 

@@ -16,13 +16,13 @@ from lumo.wording import in_short, perhaps
 
 
 class _Strict(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error: the second would take the place of the first in silence."""
+    """YAML in which a key that appears twice is an error: the second would take the place of the first in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = [key for place, key in enumerate(keys) if key in keys[:place]]
         if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"'{twice[0]}' stands there twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"'{twice[0]}' appears twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 

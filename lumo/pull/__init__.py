@@ -82,7 +82,7 @@ class Entry(_Model):
 
     @property
     def repo_type(self) -> str:
-        """As the hub calls it."""
+        """The hub's own word for the kind of repository."""
         return "dataset" if self.kind == "dataset" else "model"
 
     @property
@@ -94,7 +94,7 @@ class Entry(_Model):
 
     @property
     def folder(self) -> Path:
-        """Below the project; git ignores both."""
+        """Where it goes, below the project; git ignores `data/` and `weights/`."""
         return Path("data" if self.kind == "dataset" else "weights") / (self.into or self.name)
 
 
@@ -110,7 +110,7 @@ def read_list(path: Path = LIST) -> list[Entry]:
         raise PullError("\n".join(lines)) from error
     twice = [name for name, count in Counter(entry.name.lower() for entry in entries).items() if count > 1]
     if twice:
-        raise PullError(f"{path}: {', '.join(twice)} stands there twice; names are folders, give each its own")
+        raise PullError(f"{path}: {', '.join(twice)} appears twice; names are folders, give each its own")
     return entries
 
 

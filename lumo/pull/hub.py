@@ -82,7 +82,7 @@ def order(entry: Entry, root: Path, api: HfApi) -> Order:
 
 
 def configs_of(item: Order) -> Order:
-    """The same for the files that describe a model: what a plan needs. A later order completes it. Raises PullError for what is no model."""
+    """An order of only those files that describe a model: what a plan needs. A later order completes it. Raises PullError for what is no model."""
     if item.entry.kind not in MODELS:
         raise PullError(
             f"{item.entry.name}: a {item.entry.kind} has no configs that a plan reads; pull it without --configs, or name a backbone or a codec"
@@ -190,7 +190,7 @@ def _fetch_file(item: Order, file: File, api: HfApi) -> None:
 
 
 def _only_one(folder: Path) -> AbstractContextManager[None]:
-    """Two at once would write into each other's parts."""
+    """Hold an entry's folder: two pulls at once would write into each other's parts."""
     (folder / KEPT).mkdir(parents=True, exist_ok=True)
     taken = PullError(f"{folder}: another lumo pull is at work there; wait for it, or stop it first")
     return locked(folder / KEPT / "lock", taken)

@@ -71,13 +71,13 @@ class Shelf:
         return self._read("receipt.json")
 
     def keep_listing(self, listing: Listing) -> None:
-        """A receipt for another listing isn't one for this."""
+        """Write the listing; a receipt for another one is removed."""
         if listing != self.listing:
             (self.folder / KEPT / "receipt.json").unlink(missing_ok=True)
         self._write("listing.json", listing)
 
     def keep_receipt(self, listing: Listing) -> None:
-        """Written last: its presence means that all is there, each file held against the hub's hash."""
+        """Write the receipt, last of all: its presence means that all is there, each file held against the hub's hash."""
         small = {file.path: hash_of(self.place(file.path), "sha256") for file in listing.files if file.is_small}
         files = (file.model_copy(update={"hash": small.get(file.path, file.hash)}) for file in listing.files)
         self._write("receipt.json", listing.model_copy(update={"files": tuple(files)}))
@@ -96,7 +96,7 @@ class Shelf:
         return self.folder / KEPT / f"{file.hash.partition(':')[2]}.part"
 
     def has(self, file: File) -> bool:
-        """By its size; `is_true` looks into it."""
+        """Whether a file of this size is there; `is_true` reads it too."""
         place = self.place(file.path)
         return place.is_file() and place.stat().st_size == file.bytes
 
@@ -104,7 +104,7 @@ class Shelf:
         return self.has(file) and hash_of(self.place(file.path), file.hash.partition(":")[0]) == file.hash
 
     def missing_bytes(self, listing: Listing) -> int:
-        """What is still to come, less the parts that are there."""
+        """Bytes that are still to come, less those of parts that are there."""
         there = {file.hash: self.part(file).stat().st_size for file in listing.files if self.part(file).is_file()}
         return sum(file.bytes - there.get(file.hash, 0) for file in listing.files if not self.has(file))
 

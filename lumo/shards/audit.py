@@ -43,7 +43,7 @@ class ShardAudit:
         self._whole = hashlib.sha256()
 
     def watch(self, split: str, samples: Iterable[Sample]) -> Iterator[Sample]:
-        """The same samples, each seen as it passes."""
+        """Hands the samples on, and looks at each."""
         for sample in samples:
             self._see(split, sample)
             yield sample
@@ -85,7 +85,7 @@ class ShardAudit:
         }
 
     def usage(self) -> list[CodebookUse]:
-        """Of each block of codes, how often which of them occurs in train."""
+        """How often each code of each block occurs in train."""
         return [
             CodebookUse(block.name, self._counts[block.start : block.end]) for block in self.tokenizer.space.blocks[2:]
         ]
@@ -155,7 +155,7 @@ def _outside(ids: Int[np.ndarray, "n"], names: list[str], tokenizer: UnifiedToke
 
 
 def _shared(hashes: Hashes) -> int:
-    """How many occur in more than one split."""
+    """How many hashes occur in more than one split."""
     parts = [_unique(part) for part in hashes.values()]
     return sum(map(len, parts)) - len(np.unique(np.concatenate(parts))) if parts else 0
 

@@ -88,7 +88,7 @@ def read_shards(folder: Path, split: str, space: TokenSpace) -> list[Sample]:
 
 
 def stream_shards(folder: Path, split: str, space: TokenSpace) -> Iterator[Sample]:
-    """The same one by one. Raises ShardError for a damaged tar, SpaceError for another token space."""
+    """The samples of a split one by one. Raises ShardError for a damaged tar, SpaceError for another token space."""
     for shard in read_index(folder, space)["splits"][split]:
         path = folder / shard["name"]
         if not path.is_file() or sha256_of(path) != shard["sha256"]:

@@ -22,6 +22,7 @@ from lumo.datasets.manifest import ManifestError, Row, inside, rows_at, stream_m
 from lumo.datasets.splits import group_of, said_split
 from lumo.files import sha256_of, write_atomically
 from lumo.media import Audio, Image, MediaError
+from lumo.params import Data
 from lumo.shards.format import Sample, tar_of
 from lumo.space import TokenSpace
 from lumo.tokenizer import UnifiedTokenizer
@@ -44,6 +45,11 @@ class Plan:
     eval_share: float
     golden_source: str
     samples_per_shard: int
+
+    @classmethod
+    def of(cls, data: Data) -> Plan:
+        """The plan that a profile asks for."""
+        return cls(data.eval_share, data.golden_source, data.samples_per_shard)
 
     def split(self, row: Row) -> str:
         by_hash = "eval" if unit_hash(group_of(row)) < self.eval_share else "train"
@@ -121,14 +127,14 @@ def make(job: Job, tokenizer: UnifiedTokenizer, encode: Encode, tell: Callable[[
 
 
 def _counted(samples: Iterable[Sample], counts: Counter[str]) -> Iterator[Sample]:
-    """The same samples; how many pass is counted, and the tokens of each of their modalities."""
+    """Hands the samples on, and counts them and the tokens of each of their modalities."""
     for sample in samples:
         counts.update({"samples": 1} | {modality: len(ids) for modality, ids in sample.ids.items()})
         yield sample
 
 
 def _fingerprint(base: Path, rows: list[Row], space: TokenSpace) -> str:
-    """Of what a shard is made: the rows, the size and time of their files, and the space."""
+    """A hash of what a shard is made from: the rows, the size and time of their files, and the space."""
     digest = hashlib.sha256(space.sha256.encode())
     for row in rows:
         digest.update(row.model_dump_json().encode())

@@ -1,4 +1,4 @@
-"""The same shards made by several processes of this machine, each with a tokenizer of its own: threads would take turns at Python's lock.
+"""Shards made by several processes of this machine, each with a tokenizer of its own: threads would take turns at Python's lock.
 
 They are spawned, as CUDA and OpenMP don't survive a fork. For one that dies another is started, which makes the same shard anew.
 """

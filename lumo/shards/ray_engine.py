@@ -1,4 +1,4 @@
-"""The same shards made by several machines: jobs go through Ray Data, to processes that each hold the tokenizer.
+"""Shards made by several machines: jobs go through Ray Data, to processes that each hold the tokenizer.
 
 All machines must see the manifest, its media, the codecs' weights and the folder of shards under the same paths: who makes a shard also
 writes it there, and only its card comes back. A process that dies is started again by Ray, and its job is made anew.

@@ -30,7 +30,7 @@ class CodebookUse:
 
     @property
     def entropy_bits(self) -> float:
-        """Of a code drawn from train; at most log2 of the codebook's size."""
+        """Entropy of a code drawn from train; at most log2 of the codebook's size."""
         share = self.counts[self.counts > 0] / max(1, self.counts.sum())
         return float(-(share * np.log2(share)).sum())
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from lumo.files import write_atomically
 from lumo.params import Profile
+from lumo.progress import OnProgress, untold
 from lumo.shards.jobs import SPLITS, Card, Job, Plan, jobs_of, make
 from lumo.shards.processes import in_processes
 from lumo.tokenizer import UnifiedTokenizer, load_tokenizer
@@ -27,7 +28,7 @@ def write_shards(
     folder: Path,
     tokenizer: UnifiedTokenizer,
     plan: Plan,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: OnProgress = untold,
     engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Tokenise a manifest into `folder`; shards that are already there whole, from the same input, are kept.

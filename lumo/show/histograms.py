@@ -74,7 +74,7 @@ def histogram(
 
 
 def _edges(distinct: Float[np.ndarray, "n"], bins: int) -> Float[np.ndarray, "edges"]:
-    """Of whole numbers each bin holds as many: bins of 1.3 would draw a comb that isn't there."""
+    """Edges of bins. Those of whole numbers all hold as many: bins of 1.3 would draw a comb that isn't there."""
     low, high = distinct[0], distinct[-1]
     if not np.array_equal(distinct, np.round(distinct)):
         return np.linspace(low, high, bins + 1)

@@ -5,12 +5,13 @@ On a CPU the resumed run equals the unbroken one bit for bit; on a GPU only as f
 """
 
 from lumo.training.feed import Feed, corrupted
-from lumo.training.log import Progress, loss_curves, sizing, summary
+from lumo.training.log import Line, Progress, loss_curves, sizing, summary
 from lumo.training.loop import prepare, schedule, train
 from lumo.training.losses import Sums, sums_of, task_weights
 
 __all__ = [
     "Feed",
+    "Line",
     "Progress",
     "Sums",
     "corrupted",

@@ -22,7 +22,7 @@ from lumo.wording import in_short
 
 
 def weights_sha256(model: LumoModel) -> str:
-    """Of all that trains."""
+    """The SHA-256 of all parameters that train."""
     digest = hashlib.sha256()
     for parameter in model.trained_parameters():
         digest.update(raw_bytes(parameter))
@@ -69,7 +69,7 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def _set_aside(checkpoint: Path, differing: Sequence[str]) -> None:
-    """What was finished is kept, what was under way isn't."""
+    """Remove another run's checkpoint, or keep it as `replaced/` if that run was finished."""
     if checkpoint.name != "final":
         shutil.rmtree(checkpoint)
         return
@@ -86,7 +86,7 @@ def _set_aside(checkpoint: Path, differing: Sequence[str]) -> None:
 
 
 def last_checkpoint(folder: Path, space: TokenSpace, run: dict[str, Any]) -> tuple[Path | None, list[Path]]:
-    """The last one of this very run, and those of others, with other parameters or data, that stand before it."""
+    """The last checkpoint of this very run, and later ones of other runs, with other parameters or data."""
     others = []
     for checkpoint in [folder / "final", *reversed(_under_way(folder))]:
         if not checkpoint.is_dir():
@@ -99,7 +99,7 @@ def last_checkpoint(folder: Path, space: TokenSpace, run: dict[str, Any]) -> tup
 
 
 def make_room(others: Sequence[Path], run: dict[str, Any]) -> None:
-    """For a run, where checkpoints of others are."""
+    """Set the checkpoints of other runs aside."""
     for checkpoint in others:
         theirs = _state(checkpoint)["run"]
         _set_aside(checkpoint, [key for key in run if theirs.get(key) != run[key]])

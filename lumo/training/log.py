@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lumo.files import write_atomically
 from lumo.machine import gemm_rate, memory_bytes
@@ -20,8 +21,30 @@ from lumo.training.feed import Feed
 from lumo.training.losses import Sums
 from lumo.wording import in_short
 
-NUMBER = int | float
-LINE = {"step": int, "losses": dict, "target_tokens": dict, "tokens": int, "seconds": NUMBER, "real_share": NUMBER}
+
+class Line(BaseModel):
+    """What `log.jsonl` says of a step. What it says besides is kept.
+
+    losses: in nats, added up over each task's target tokens; tokens: real ones, and their share of those computed
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    step: int
+    losses: dict[str, float]
+    target_tokens: dict[str, int]
+    tokens: int
+    real_share: float
+    gradient_norm: float | None = None
+    seconds: float
+
+    @property
+    def sums(self) -> Sums:
+        return Sums(self.losses, self.target_tokens)
+
+    @property
+    def json_line(self) -> str:
+        return json.dumps(self.model_dump(exclude_unset=True)) + "\n"
 
 
 @dataclass(frozen=True)
@@ -63,10 +86,10 @@ class Meter:
     def _begin(self, done: int) -> None:
         self.since, self.done, self.sums, self.tokens = time.perf_counter(), done, Sums({}, {}), 0
 
-    def add(self, line: Mapping[str, Any]) -> Progress | None:
+    def add(self, line: Line) -> Progress | None:
         """A line of the log; what is to be shown after it, if anything is."""
-        self.sums, self.tokens = self.sums + Sums(line["losses"], line["target_tokens"]), self.tokens + line["tokens"]
-        step, steps = line["step"] + 1, self.params.steps
+        self.sums, self.tokens = self.sums + line.sums, self.tokens + line.tokens
+        step, steps = line.step + 1, self.params.steps
         if step % self.params.log_every and step < steps:
             return None
         took = time.perf_counter() - self.since
@@ -76,7 +99,7 @@ class Meter:
         return Progress(step, steps, means, speed, left, speed / self.ceiling_tokens_per_s, memory_bytes(self.device))
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[Line]:
     """The lines of a run. Raises ModelError for a log that isn't there, or isn't what a run writes."""
     try:
         return _lines(path.read_text())
@@ -90,17 +113,18 @@ def _unreadable(path: Path, error: Exception) -> ModelError:
     )
 
 
-def _lines(text: str) -> list[dict[str, Any]]:
+def _lines(text: str) -> list[Line]:
     """Raises ValueError for what a run doesn't write."""
-    lines = [json.loads(line) for line in text.splitlines()]
+    lines = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            lines.append(Line.model_validate_json(line))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            key = "".join(f", {part}" for part in fault["loc"])
+            raise ValueError(f"line {number}{key}: {fault['msg']}") from error
     if not lines:
         raise ValueError("it is empty")
-    for number, line in enumerate(lines, 1):
-        said = line if isinstance(line, dict) else {}
-        wrong = [name for name, kind in LINE.items() if not isinstance(said.get(name), kind)]
-        sums = [*said["losses"].values(), *said["target_tokens"].values()] if not wrong else []
-        if wrong or not all(isinstance(value, NUMBER) for value in sums):
-            raise ValueError(f"line {number} has no {(wrong or ['numbers in losses and target_tokens'])[0]}")
     return lines
 
 
@@ -108,14 +132,14 @@ def summary(log_path: Path, window: int) -> dict[str, Any]:
     """For each task the mean loss of its first and its last `window` steps that saw it, its target tokens; and the totals."""
     lines = read_log(log_path)
     tasks: dict[str, Any] = {}
-    for name in sorted({name for line in lines for name, count in line["target_tokens"].items() if count}):
-        saw = [Sums(line["losses"], line["target_tokens"]) for line in lines if line["target_tokens"].get(name)]
+    for name in sorted({name for line in lines for name, count in line.target_tokens.items() if count}):
+        saw = [line.sums for line in lines if line.target_tokens.get(name)]
         first, last = (sum(part, Sums({}, {})).mean(name) for part in (saw[:window], saw[-window:]))
         tasks[name] = {"first_loss": first, "last_loss": last, "target_tokens": sum(sums.tokens[name] for sums in saw)}
-    seconds = sum(line["seconds"] for line in lines)
-    tokens = sum(line["tokens"] for line in lines)
+    seconds = sum(line.seconds for line in lines)
+    tokens = sum(line.tokens for line in lines)
     return {"tasks": tasks, "tokens": tokens, "seconds": seconds, "tokens_per_s": tokens / seconds,
-            "real_share": float(np.mean([line["real_share"] for line in lines]))}  # fmt: skip
+            "real_share": float(np.mean([line.real_share for line in lines]))}  # fmt: skip
 
 
 def loss_curves(log_path: Path, points: int = 100) -> dict[str, list[tuple[float, float]]]:
@@ -124,9 +148,7 @@ def loss_curves(log_path: Path, points: int = 100) -> dict[str, list[tuple[float
     stride = max(1, len(lines) // points)
     curves: dict[str, list[tuple[float, float]]] = {}
     for start in range(0, len(lines), stride):
-        stretch = sum(
-            (Sums(line["losses"], line["target_tokens"]) for line in lines[start : start + stride]), Sums({}, {})
-        )
+        stretch = sum((line.sums for line in lines[start : start + stride]), Sums({}, {}))
         for name, tokens in sorted(stretch.tokens.items()):
             if tokens:
                 curves.setdefault(name, []).append((start + stride / 2, stretch.mean(name)))
@@ -149,10 +171,10 @@ def trim_log(path: Path, steps: int) -> None:
     text = path.read_text(errors="replace") if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]
     try:
-        lines = [line for line in _lines(whole) if line["step"] < steps] if whole else []
+        lines = [line for line in _lines(whole) if line.step < steps] if whole else []
     except ValueError as error:
         raise _unreadable(path, error) from error
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+    write_atomically(path, "".join(line.json_line for line in lines))
     if len(lines) < steps:
         warnings.warn(
             f"{path} lacks {steps - len(lines)} of {steps} steps; losses and curves are without them", stacklevel=2

@@ -1,8 +1,7 @@
-"""The loop."""
+"""The training loop: one step after another, to the last or to the next checkpoint."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -29,7 +28,7 @@ from lumo.training.checkpoints import (
     weights_sha256,
 )
 from lumo.training.feed import Feed
-from lumo.training.log import Meter, Progress, summary, trim_log
+from lumo.training.log import Line, Meter, Progress, summary, trim_log
 from lumo.training.losses import sums_of, task_weights
 
 Ending = Literal["low", "orphan"] | None  # memory is low; the launcher is gone
@@ -132,13 +131,13 @@ class _Run:
         meter = Meter(self.model, self.feed, self.params, self.done)
         while self.done < self.params.steps:
             line, ending = self._step()
-            log.write(json.dumps(line) + "\n")
+            log.write(line.json_line)
             if progress := meter.add(line):
                 show(progress)
             if self.done < self.params.steps:
                 self._checkpoint(log, ending)
 
-    def _step(self) -> tuple[dict[str, Any], Ending]:
+    def _step(self) -> tuple[Line, Ending]:
         """One step: its line of the log, and whether the run has to end."""
         began, step = time.perf_counter(), self.done
         self.model.train()
@@ -150,15 +149,15 @@ class _Run:
         sums = sums_of(losses, groups, self.feed.names)
         tokens, computed, ending = self._exchange(batch, groups.device)
         self.done += 1
-        line = {
-            "step": step,
-            "losses": dict(sums.losses),
-            "target_tokens": dict(sums.tokens),
-            "tokens": tokens,
-            "real_share": round(tokens / computed, 4),
-            "gradient_norm": round(float(norm), 4),
-            "seconds": round(time.perf_counter() - began, 4),
-        }
+        line = Line(
+            step=step,
+            losses=dict(sums.losses),
+            target_tokens=dict(sums.tokens),
+            tokens=tokens,
+            real_share=round(tokens / computed, 4),
+            gradient_norm=round(float(norm), 4),
+            seconds=round(time.perf_counter() - began, 4),
+        )
         return line, ending
 
     def _update(self, share: float) -> Tensor:
@@ -182,7 +181,7 @@ class _Run:
         return tokens, computed, "low" if low else "orphan" if orphans else None
 
     def _checkpoint(self, log: TextIO, ending: Ending) -> None:
-        """Where one is due. Raises MachineError after it when the run has to end."""
+        """Write a checkpoint where one is due. Raises MachineError after it when the run has to end."""
         target = self.folder / f"checkpoint_{self.done:06d}"
         if ending or self.done % self.params.checkpoint_every == 0:
             log.flush()

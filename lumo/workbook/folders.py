@@ -51,7 +51,7 @@ def read_json(path: Path) -> dict:
 
 
 def make_folder(folder: Path) -> Path:
-    """With those above it, where they aren't there. Raises WorkbookError for a place that has no room for folders, such as /proc, a file or
+    """Make a folder and those above it, where they aren't there. Raises WorkbookError for a place that has no room for folders, such as /proc, a file or
     a loop of links."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,6 +132,6 @@ def profile_name_in(folder: Path) -> str | None:
 
 
 def only_runner(folder: Path) -> AbstractContextManager[None]:
-    """Two runners in one folder would write over each other."""
+    """Hold a run's folder: two runners in one would write over each other."""
     taken = WorkbookError(f"another lumo is running in {folder}; wait for it, or stop it first")
     return locked(folder / ".lock", taken)

@@ -22,7 +22,7 @@ def read(folder: Path) -> dict[str, dict]:
 
 
 def forget(folder: Path, notebook: str) -> None:
-    """Begun again, so no longer done."""
+    """Take a notebook off the list, as it is begun again."""
     entries = read(folder)
     if entries.pop(notebook, None) is not None:
         _write(folder, entries)

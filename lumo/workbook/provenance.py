@@ -31,7 +31,7 @@ def provenance(profile: Profile) -> dict:
 
 
 def hub_commits(profile: Profile) -> dict[str, str]:
-    """Of weights in the hub's cache: the part, and its name with the commit that is there now. Raises HubError."""
+    """Each part whose weights lie in the hub's cache, and their name with the commit that is there now. Raises HubError."""
     parts = {"image codec": profile.codecs.image, "audio codec": profile.codecs.audio, "backbone": profile.backbone}
     return {name: hub_cache.commit(part.path) for name, part in parts.items() if hub_cache.is_hub(part.path)}
 

@@ -75,7 +75,7 @@ class Run:
         return metrics.read_metrics(self.folder)
 
     def seconds(self) -> float:
-        """Since `begin`."""
+        """Seconds since `begin`."""
         return time.monotonic() - self.started
 
     def provenance(self) -> dict:

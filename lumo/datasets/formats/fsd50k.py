@@ -29,7 +29,7 @@ def read(files: Files, left_out: list[str]) -> Lines:
                     "group": f"freesound/{name}",
                     "license": license_name(address),
                     "split": "train" if row.get("split") == "train" else "eval",
-                    # every label stands there with its parents
+                    # every label comes with its parents
                     "subtype": "music" if "Music" in labels else "speech" if "Speech" in labels else "sfx",
                 }
                 yield where, line

@@ -6,7 +6,7 @@ published file was never seen. tags_text, a list of genres and instruments, isn'
 
 An id is the name of a sound up to its suffix: a number, FMA's with six digits. So is one of MTG-Jamendo's from 100000 on, and only the folder tells
 whose a file is: `56/123456.mp3` and `56/123456.low.mp3` are MTG-Jamendo's, `123/123456.mp3` is FMA's. An id for which both are there, or that
-stands there twice, is left out: nothing says which of the two is meant. Licences are those of MTG-Jamendo's `audio_licenses.txt` and of
+appears twice, is left out: nothing says which of the two is meant. Licences are those of MTG-Jamendo's `audio_licenses.txt` and of
 `raw_tracks.csv` in FMA's fma_metadata.zip (track_id, license_url), where they lie in the folder.
 """
 
@@ -35,7 +35,7 @@ def read(files: Files, left_out: list[str]) -> Lines:
             if not isinstance(track, str) or not re.fullmatch(r"[0-9]+", track):
                 raise ManifestError(f"id is {track!r:.40}, expected a track's number; mend the row")
             if seen[track] > 1:
-                raise ManifestError(f"id {track} stands there {seen[track]} times; keep the one that is meant")
+                raise ManifestError(f"id {track} appears {seen[track]} times; keep the one that is meant")
             group, file = _found(files, track)
             known = track_license(jamendo, file) if group.startswith("jamendo/") else _fma_license(fma, track)
             line = {"file": file, "group": group, "license": known}

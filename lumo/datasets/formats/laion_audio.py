@@ -65,7 +65,7 @@ def _pairs(path: Path, left_out: list[str]) -> Iterator[tuple[str, dict[str, Any
                 content = _json(tar.extractfile(member).read()) if suffix == ".json" else member
                 pair = pairs.setdefault(str(name.with_suffix("")), {})
                 if suffix in pair:
-                    left_out.append(f"{path.name}:{member.name}: stands there twice, the first is kept")
+                    left_out.append(f"{path.name}:{member.name}: appears twice, the first is kept")
                     continue
                 pair[suffix] = content
             tar.fileobj.seek(tar.offset)

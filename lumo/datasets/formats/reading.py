@@ -50,7 +50,7 @@ class Files:
         return found
 
     def any_named(self, *patterns: str) -> list[Path]:
-        """The same, where there may be none."""
+        """Metadata files by patterns of their name, if there are any."""
         names = ((file, PurePosixPath(file).name) for file in self.all)
         return [self.folder / file for file, name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
@@ -59,15 +59,15 @@ class Files:
         return self._one(SOUNDS, names, under) or self._missing("sound", names, under)
 
     def any_sound(self, *names: str) -> str:
-        """The same for a sound that may be missing; then empty."""
+        """The sound of the first of these names that is there; empty without one. Raises ManifestError when there is more than one."""
         return self._one(SOUNDS, names, "")
 
     def picture(self, *names: str, under: str = "") -> str:
-        """The same for a picture."""
+        """The picture of the first of these names that is there. Raises ManifestError when there is none, or more than one."""
         return self._one(PICTURES, names, under) or self._missing("picture", names, under)
 
     def any_picture(self, *names: str) -> str:
-        """The same for a picture that may be missing; then empty."""
+        """The picture of the first of these names that is there; empty without one. Raises ManifestError when there is more than one."""
         return self._one(PICTURES, names, "")
 
     def _one(self, suffixes: Sequence[str], names: Sequence[str], under: str) -> str:
@@ -81,7 +81,7 @@ class Files:
                 and any(under in parent for parent in PurePosixPath(file).parts[:-1] or ("",))
             ]
             if len(found) > 1:
-                raise ManifestError(f"{name}: stands there as {found[0]} and as {found[1]}; keep one")
+                raise ManifestError(f"{name}: found as {found[0]} and as {found[1]}; keep one")
             if found:
                 return found[0]
         return ""

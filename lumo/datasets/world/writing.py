@@ -16,7 +16,7 @@ from lumo.files import write_atomically
 from lumo.media import Image, png_bytes, wav_bytes
 
 
-def rows(images: int, clips: int, pairs: int, seed: int, held_out_pairs: int = 0) -> Iterator[dict]:
+def rows(*, seed: int, images: int = 0, clips: int = 0, pairs: int = 0, held_out_pairs: int = 0) -> Iterator[dict]:
     """Manifest rows, without files: `images` pictures, `clips` sounds and `pairs` samples that have both.
 
     Each kind walks through its scenes in a shuffled order again and again, so that every combination is seen about equally
@@ -77,12 +77,14 @@ def _row(
     }
 
 
-def write_world(folder: Path, images: int, clips: int, pairs: int, seed: int, held_out_pairs: int = 0) -> Path:
-    """Write the world's files and `manifest.jsonl`; the manifest's path.
+def write_world(
+    folder: Path, *, seed: int, images: int = 0, clips: int = 0, pairs: int = 0, held_out_pairs: int = 0
+) -> Path:
+    """Write the world's files and `manifest.jsonl`, of so much of everything as `rows` says; the manifest's path.
 
     The manifest is written last: one that is there and says the same means that the files are whole, and are kept.
     """
-    described = list(rows(images, clips, pairs, seed, held_out_pairs))
+    described = list(rows(seed=seed, images=images, clips=clips, pairs=pairs, held_out_pairs=held_out_pairs))
     text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in described)
     manifest = folder / "manifest.jsonl"
     if manifest.is_file() and manifest.read_text() == text:

@@ -1,6 +1,6 @@
-"""Files that codecs take, each made of one that a line names.
+"""A file that a table names, converted into files that codecs take.
 
-Beside what was made lies a note of what it was made from, and in what way: what is there already from the same is kept.
+Beside these lies a note of what they were made from, and how: what is there already from the same is kept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lumo.media import MOST_SAMPLES, MediaError, png_bytes, read_audio, read_ima
 
 
 @dataclass(frozen=True)
-class Made:
+class Converted:
     """What a file became.
 
     file: its one name; paths: below the folder that is written to, one, or one for each part; done: what was done to it, counted
@@ -37,7 +37,7 @@ class Made:
     done: Counter
 
 
-class Room:
+class MemoryBudget:
     """Bytes that threads may hold together; who wants more than all of them waits until nobody else holds any."""
 
     def __init__(self, size: int) -> None:
@@ -56,15 +56,15 @@ class Room:
                 self.changed.notify_all()
 
 
-class Maker:
-    """Of the files of a folder, into `out`. Several threads may make files at once, each another one."""
+class Converter:
+    """Makes what codecs take of the files of a folder, into `out`. Several threads may convert at once, each another file."""
 
     def __init__(self, folder: Path, out: Path, how: Adoption) -> None:
         self.folder, self.out, self.how = folder.resolve(), out, how
         # all sounds in work take no more than the longest that is read at all: hours of music on many cores don't fill the memory
-        self.room = Room(4 * MOST_SAMPLES)
+        self.memory = MemoryBudget(4 * MOST_SAMPLES)
 
-    def make(self, file: str, member: bytes | None = None) -> Made:
+    def convert(self, file: str, member: bytes | None = None) -> Converted:
         """What a file becomes, made now or, from the same file in the same way, before.
 
         member: the file's bytes where it lies within another one
@@ -77,31 +77,31 @@ class Maker:
             )
         medium = "image" if suffix in PICTURES else "audio"
         with on_disk(self.folder, file, member) as source:
-            card = self._card(source, f"{medium}/{hash_of(file)[:16]}")
-        return Made(medium, file, card["paths"], Counter(card["done"]))
+            note = self._note(source, f"{medium}/{hash_of(file)[:16]}")
+        return Converted(medium, file, note["paths"], Counter(note["done"]))
 
-    def _card(self, source: Path, stem: str) -> dict[str, Any]:
-        """The note of what was made of a file; what was made of another one, or in another way, goes first."""
-        note, made_from = self.out / f"{stem}.json", [_sha256_of(source), *self.how.way]
-        before = _noted(note, stem)
+    def _note(self, source: Path, stem: str) -> dict[str, Any]:
+        """The note of what was made of a file, now or before. What was made of another file, or by another recipe, is removed first."""
+        path, made_from = self.out / f"{stem}.json", [_sha256_of(source), *self.how.recipe]
+        before = _earlier_note(path, stem)
         if before.get("from") == made_from and _are_whole(self.out, before):
             return before
-        for path in [f"{stem}.json", *before.get("paths", ())]:
-            (self.out / path).unlink(missing_ok=True)
+        for stale in [path.relative_to(self.out), *before.get("paths", ())]:
+            (self.out / stale).unlink(missing_ok=True)
         done: Counter = Counter()
         files = self._picture(source, stem, done) if stem.startswith("image") else self._clips(source, stem, done)
-        for path, data in files.items():
-            write_atomically(self.out / path, data)
+        for name, data in files.items():
+            write_atomically(self.out / name, data)
         hashes = [hashlib.sha256(data).hexdigest() for data in files.values()]
-        card = {"from": made_from, "paths": list(files), "sha256": hashes, "done": done}
-        write_atomically(note, json.dumps(card) + "\n")  # last: all is there
-        return card
+        note = {"from": made_from, "paths": list(files), "sha256": hashes, "done": done}
+        write_atomically(path, json.dumps(note) + "\n")  # last: all is there
+        return note
 
     def _picture(self, source: Path, stem: str, done: Counter) -> dict[str, bytes]:
         return {f"{stem}.png": png_bytes(fitted(read_image(source), self.how, done))}
 
     def _clips(self, source: Path, stem: str, done: Counter) -> dict[str, bytes]:
-        with self.room.held(sound_bytes(source)):
+        with self.memory.held(sound_bytes(source)):
             clips = clips_of(read_audio(source), self.how, done)
         if not clips:
             raise MediaError(f"{source}: silent (below {SILENCE_DBFS:g} dBFS), expected a sound; leave it out")
@@ -120,18 +120,18 @@ def _sha256_of(source: Path) -> str:
         raise MediaError(f"{source}: can't be read ({error.strerror or error}); check the path in the table") from error
 
 
-def _noted(note: Path, stem: str) -> dict[str, Any]:
+def _earlier_note(path: Path, stem: str) -> dict[str, Any]:
     """What an earlier call wrote of this file; nothing where it can't be read, or names files that aren't this one's."""
     try:
-        card = json.loads(note.read_text())
-        mine = all(re.fullmatch(rf"{stem}(-\d+)?\.(png|wav)", path) for path in card["paths"])
-        return card if mine and {"from", "sha256"} <= card.keys() and isinstance(card["done"], dict) else {}
+        note = json.loads(path.read_text())
+        mine = all(re.fullmatch(rf"{stem}(-\d+)?\.(png|wav)", name) for name in note["paths"])
+        return note if mine and {"from", "sha256"} <= note.keys() and isinstance(note["done"], dict) else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
-def _are_whole(out: Path, card: Mapping[str, Any]) -> bool:
+def _are_whole(out: Path, note: Mapping[str, Any]) -> bool:
     try:
-        return bool(card["paths"]) and card["sha256"] == [sha256_of(out / path) for path in card["paths"]]
+        return bool(note["paths"]) and note["sha256"] == [sha256_of(out / name) for name in note["paths"]]
     except OSError:
         return False

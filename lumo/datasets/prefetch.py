@@ -1,4 +1,4 @@
-"""Lines in their order, with their files made ahead of them on several threads.
+"""A table's lines in their order, whose files several threads convert ahead of them.
 
 Decoding, resampling, resizing, hashing and writing leave Python's lock to others: threads are enough.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
-from lumo.datasets.making import Made, Maker
+from lumo.datasets.conversion import Converted, Converter
 from lumo.datasets.manifest import ManifestError
 from lumo.datasets.members import Members
 from lumo.datasets.table import spelled
@@ -18,33 +18,36 @@ from lumo.media import MediaError
 
 
 class Pending(NamedTuple):
-    """A line, and what its files become, the picture first. What can't be used raises ManifestError or MediaError when its result is asked for."""
+    """A line, and what its files become, the picture first.
+
+    media: of a file that can't be used the result raises ManifestError or MediaError
+    """
 
     where: str
     line: dict[str, str]
-    media: list[Future[Made]]
+    media: list[Future[Converted]]
 
 
-class Ahead:
-    """What becomes of lines' files, made by `workers` threads, each file once.
+class Prefetch:
+    """Converts the files of lines on `workers` threads, each file once.
 
-    Up to twice as many files as threads are made ahead; of those that lie within a parquet or a tar the bytes are held so long.
+    Up to twice as many files as threads are converted ahead; of those that lie within a parquet or a tar the bytes are held so long.
     """
 
-    def __init__(self, maker: Maker, workers: int) -> None:
-        self.maker, self.workers = maker, workers
-        self.members = Members(maker.folder)
-        self.begun: dict[str, Future[Made]] = {}
+    def __init__(self, converter: Converter, workers: int) -> None:
+        self.converter, self.workers = converter, workers
+        self.members = Members(converter.folder)
+        self.begun: dict[str, Future[Converted]] = {}
 
-    def of(self, lines: Iterable[tuple[str, dict[str, str]]]) -> Iterator[Pending]:
-        """The lines in their order. To be closed: then no more files are begun, and those in work are waited for."""
+    def ready(self, lines: Iterable[tuple[str, dict[str, str]]]) -> Iterator[Pending]:
+        """The lines in their order, each when its files are ready. To be closed: then no more files are begun, and those in work are waited for."""
         waiting: deque[Pending] = deque()
         with ThreadPoolExecutor(self.workers, "adopt") as pool:
             try:
                 for where, line in lines:
                     media = [self._begin(pool, line, line[key]) for key in ("picture", "file") if key in line]
                     waiting.append(Pending(where, line, media))
-                    # several captions of a file are several lines, and one file to make
+                    # several captions of a file are several lines, and one file to convert
                     while len(self.begun) > 2 * self.workers or len(waiting) > 64 * self.workers:
                         yield self._finished(waiting.popleft())
                 while waiting:
@@ -52,20 +55,20 @@ class Ahead:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self, pool: ThreadPoolExecutor, line: dict[str, str], name: str) -> Future[Made]:
+    def _begin(self, pool: ThreadPoolExecutor, line: dict[str, str], name: str) -> Future[Converted]:
         try:
-            file = spelled(self.maker.folder, name)
+            file = spelled(self.converter.folder, name)
             if file not in self.begun:
                 # read here, as cells come in the table's order
-                self.begun[file] = pool.submit(self.maker.make, file, self.members.read(line))
+                self.begun[file] = pool.submit(self.converter.convert, file, self.members.read(line))
             return self.begun[file]
         except (ManifestError, MediaError) as error:
-            failed: Future[Made] = Future()
+            failed: Future[Converted] = Future()
             failed.set_exception(error)
             return failed
 
     def _finished(self, pending: Pending) -> Pending:
-        """Only what is made is forgotten: two at work on one file would write over each other."""
+        """The line, when its files are ready. Only then are they forgotten: two threads at one file would write over each other."""
         wait(pending.media)
         self.begun = {file: future for file, future in self.begun.items() if future not in pending.media}
         return pending
