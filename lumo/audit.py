@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lumo.datasets.fitting import Adoption, for_codecs
 from lumo.fidelity import MEASURES, spread
@@ -84,20 +84,23 @@ def text_logits(model: LumoModel, tokenizer: UnifiedTokenizer, sentences: Sequen
     return logits
 
 
-class HostileModel(LumoModel):
-    """A model whose hidden states are replaced: what no training would ever give."""
+class HostileModel(nn.Module):
+    """A model whose hidden states are replaced: what no training would ever give. It has what generation asks for, and no more."""
 
     def __init__(self, model: LumoModel, kind: str, seed: int):
-        torch.nn.Module.__init__(self)
+        super().__init__()
         self.model, self.kind, self.rng = model, kind, torch.Generator().manual_seed(seed)
-        self.space, self.new_rows = model.space, model.new_rows
+        self.space = model.space
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
 
     def decoding(self, room: int) -> AbstractContextManager[None]:
         return nullcontext()
 
     def hidden(self, ids: Tensor, position_ids: Tensor, mask: Tensor, cache: Any = None) -> Tensor:
-        shape = (*ids.shape, self.new_rows.shape[1])
-        noise = torch.randn(shape, generator=self.rng).to(self.new_rows.device)
+        noise = torch.randn((*ids.shape, self.model.new_rows.shape[1]), generator=self.rng).to(self.device)
         return {"random": noise, "huge": noise * 1e30, "not a number": noise * float("nan")}[self.kind]
 
     def head_rows(self, ids: Tensor) -> Tensor:

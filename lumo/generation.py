@@ -4,24 +4,24 @@ A grammar says for each step of an answer which ids may stand there. The head is
 token can't be chosen, whatever the logits are. Blocks are disjoint and an answer's kind is known from its prompt, so the
 grammar needs no search: the step alone tells, for a whole batch at once.
 
-Axes: b case · n token · k token before the end · a allowed id · _ any number.
+Axes: b case · s step · n token · k token before the end · a allowed id · d hidden · _ any number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import SupportsIndex
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from lumo.batches import pad_left
-from lumo.model import LumoModel
-from lumo.space import Block
+from lumo.space import Block, TokenSpace
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,40 @@ class Sampling:
 
 
 GREEDY = Sampling()
+
+
+@runtime_checkable  # the tests check types as they run
+class Decodes(Protocol):
+    """What generation asks of a model; `LumoModel` says more of each."""
+
+    space: TokenSpace
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+
+    def eval(self) -> Any:
+        """Leave what only training does."""
+
+    def decoding(self, room: int) -> AbstractContextManager[Any]:
+        """Gives the cache that `hidden` takes, with room for so many steps."""
+
+    def hidden(
+        self, ids: Int[Tensor, "b s"], position_ids: Int[Tensor, "b s"], mask: Bool[Tensor, "b 1 s past"], cache: Any
+    ) -> Float[Tensor, "b s d"]:
+        """Last hidden states. mask: true where a step may look"""
+
+    def head_rows(self, ids: Int[Tensor, "a"]) -> Float[Tensor, "a d"]:
+        """The head's rows of some ids, in fp32."""
+
+
 # tokens between two looks whether all answers have ended: a GPU would stop at each look until all it was given is done
 LOOK_EVERY = {"cpu": 1, "cuda": 16}
 
 
 @torch.inference_mode()
 def generate(
-    model: LumoModel,
+    model: Decodes,
     prompts: Sequence[Int[np.ndarray, "_"]],
     grammar: Grammar,
     sampling: Sampling = GREEDY,
@@ -101,35 +128,55 @@ def generate(
     cases: each prompt's own number for sampling; its place in the batch if not given
     """
     model.eval()
-    device = model.new_rows.device
+    device = model.device
     lines = pad_left([torch.from_numpy(prompt) for prompt in prompts], model.space.control("<|pad_mm|>"))
     ids, positions, is_real, mask = (part.to(device) for part in lines)
-    count, width = ids.shape
     allowed = [torch.from_numpy(ids).to(device) for ids in grammar.allowed]
     heads = _heads(model, allowed)
-    draws = [np.random.default_rng([sampling.seed, case]) for case in (range(count) if cases is None else cases)]
-    seen = F.pad(is_real, (0, grammar.steps))
-    answers = torch.full((count, grammar.steps), grammar.end, device=device)
-    finished = torch.zeros(count, dtype=torch.bool, device=device)
-    next_position = positions[:, -1] + 1
-    with model.decoding(width + grammar.steps) as cache:
-        hidden = model.hidden(ids, positions, mask, cache)[:, -1]
+    draws = [np.random.default_rng([sampling.seed, case]) for case in (range(len(prompts)) if cases is None else cases)]
+    answers = _Answers(is_real, positions[:, -1:], grammar)
+    with model.decoding(ids.shape[1] + grammar.steps) as cache:
+        hidden = model.hidden(ids, positions, mask, cache)
         for step in range(grammar.steps):
             at = grammar.set_at(step)
-            choice = _choose(hidden.float() @ heads[at].T, sampling, draws)
-            token = torch.where(finished, grammar.end, allowed[at][choice])
-            answers[:, step] = token
-            finished |= token == grammar.end
-            if (step + 1) % LOOK_EVERY[device.type] == 0 and finished.all():
+            choice = _choose(hidden[:, -1].float() @ heads[at].T, sampling, draws)
+            ids, positions, mask = answers.put(step, allowed[at][choice])
+            if (step + 1) % LOOK_EVERY[device.type] == 0 and answers.finished.all():
                 break
-            seen[:, width + step] = True
-            mask = seen[:, None, None, : width + step + 1]
-            hidden = model.hidden(token[:, None], next_position[:, None], mask, cache)[:, -1]
-            next_position += 1
-    return [_content(row, grammar.end) for row in answers.cpu().numpy()]
+            hidden = model.hidden(ids, positions, mask, cache)
+    return answers.contents()
 
 
-def _heads(model: LumoModel, allowed: list[Int[Tensor, "_"]]) -> list[Float[Tensor, "_ d"]]:
+class _Answers:
+    """A batch's answers so far, and what has been seen of each row. What has ended is followed by end tokens.
+
+    is_real: where the prompts aren't padding; last: the position of each one's last token
+    """
+
+    def __init__(self, is_real: Bool[Tensor, "b n"], last: Int[Tensor, "b 1"], grammar: Grammar):
+        count, self.width = is_real.shape
+        self.end, self.positions = grammar.end, last.clone()
+        self.ids = torch.full((count, grammar.steps), self.end, device=is_real.device)
+        self.finished = torch.zeros(count, dtype=torch.bool, device=is_real.device)
+        self.seen = F.pad(is_real, (0, grammar.steps))
+
+    def put(
+        self, step: int, chosen: Int[Tensor, "b"]
+    ) -> tuple[Int[Tensor, "b 1"], Int[Tensor, "b 1"], Bool[Tensor, "b 1 1 s"]]:
+        """What was chosen, where the answer goes on. Gives what the model reads next: ids, positions, and where it may look."""
+        token = torch.where(self.finished, self.end, chosen)
+        self.ids[:, step] = token
+        self.finished |= token == self.end
+        self.seen[:, self.width + step] = True
+        self.positions += 1
+        return token[:, None], self.positions, self.seen[:, None, None, : self.width + step + 1]
+
+    def contents(self) -> list[Int[np.ndarray, "_"]]:
+        """What stands before each end."""
+        return [_content(row, self.end) for row in self.ids.cpu().numpy()]
+
+
+def _heads(model: Decodes, allowed: list[Int[Tensor, "_"]]) -> list[Float[Tensor, "_ d"]]:
     """The head's rows of each set. A set that is the beginning of the longest is a view of it: text has two such, of 152 thousand rows each
     with Qwen3's vocabulary."""
     longest = max(allowed, key=len)

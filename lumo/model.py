@@ -138,6 +138,10 @@ class LumoModel(nn.Module):
             yield Decoding(past, step)
 
     @property
+    def device(self) -> torch.device:
+        return self.new_rows.device
+
+    @property
     def replays(self) -> bool:
         """Whether a token's step keeps its shapes and addresses, as a CUDA graph wants. On a CPU it would read what isn't filled."""
         return self.new_rows.is_cuda and can_be_static(self._trunk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lumo import static
 from lumo.batches import pack
 from lumo.bench import Disagreement, generation, gpu, scale, training
-from lumo.bench.measure import Comparison, alternate, operations, peak_bytes, ratios
+from lumo.bench.measure import Comparison, Goal, Measured, alternate, operations, peak_bytes, ratios
 from lumo.model import LumoModel
 from lumo.params import load_profile
 from lumo.segments import Segments
@@ -91,8 +92,8 @@ def test_a_row_that_runs_out_of_memory_leaves_the_others_theirs(monkeypatch):
 
     monkeypatch.setattr(gpu, "mfu", full)
     monkeypatch.setattr(gpu, "tokens_that_fit", lambda size: 64)
-    monkeypatch.setattr(gpu, "logits_memory", lambda size, device: Comparison("logits", "", "", "", ratio=0.2))
-    monkeypatch.setattr(gpu, "decode_roofline", lambda size, device: Comparison("decode", "", "", "", ratio=1.5))
+    monkeypatch.setattr(gpu, "logits_memory", lambda size, device: Comparison("logits", "", "", None, Measured(0.2)))
+    monkeypatch.setattr(gpu, "decode_roofline", lambda size, device: Comparison("decode", "", "", None, Measured(1.5)))
     *steps, logits, decode = gpu.large_shapes("cuda")
     assert (logits.ratio, decode.ratio) == (0.2, 1.5)
     for row in steps:
@@ -134,10 +135,10 @@ def test_real_tokens_are_all_where_padding_is_left_out(model, monkeypatch):
             return pack(training.stage3_mix(SPACE, 2, step), SPACE.control("<|pad_mm|>"))
 
     padded = training.padding(Two(), model, 3)
-    assert padded.ratio < 1 and padded.goal == "≥ 0.95"
+    assert padded.ratio < 1 and str(padded.goal) == "≥ 0.95"
     monkeypatch.setattr(LumoModel, "skips", True)
     flat = training.padding(Two(), model, 3)
-    assert flat.ratio == 1 and flat.goal == "≥ 0.98" and flat.reached
+    assert flat.ratio == 1 and str(flat.goal) == "≥ 0.98" and flat.reached
 
 
 def test_flops_are_those_of_the_step(model):
@@ -182,5 +183,23 @@ def test_peak_memory_is_seen_and_forgotten():
 
 
 def test_a_row_that_was_not_measured_says_so():
-    row = Comparison("x", "what", "against", "≥ 1").as_row()
+    row = Comparison("x", "what", "against", Goal("≥", "1")).as_row()
     assert (row["median"], row["reached"]) == ("not measured", "")
+
+
+@pytest.mark.parametrize(
+    ("goal", "text", "below", "above"),
+    [
+        (Goal("≥", "0.70"), "≥ 0.70", False, True),
+        (Goal("≤", "1/3"), "≤ 1/3", True, False),
+        (Goal("≤", "2", "% slower"), "≤ 2 % slower", True, False),
+        (None, "", None, None),
+    ],
+)
+def test_a_goals_text_and_verdict_are_of_one_number(goal, text, below, above):
+    bound = float(Fraction(goal.bound)) if goal else 1.0
+    low, at, high = (Comparison("x", "what", "against", goal, Measured(bound + more)) for more in (-1e-9, 0, 1e-9))
+    assert (low.reached, at.reached, high.reached) == (below, None if goal is None else True, above)
+    assert at.as_dict() == {"what": "what", "against": "against", "goal": text, "ratio": bound, "low": None, "high": None,
+                            "reached": at.reached, "figures": {}}  # fmt: skip
+    assert at.as_row()["goal"] == text

@@ -111,7 +111,7 @@ def load():  # in a function, so that it travels as it is
     return Hanging(make_space(toys / "backbone", codecs), load_text_tokenizer(toys / "backbone"), codecs)
 
 engine = partial(distributed, workers=1, load=load)
-workbook.report = lambda *_: write_shards(manifest, out, load(), Plan(*{plan}), engine=engine)
+workbook.report = lambda *_, **__: write_shards(manifest, out, load(), Plan(*{plan}), engine=engine)
 sys.exit(__main__.main(["report"]))
 """
 

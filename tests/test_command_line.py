@@ -109,7 +109,7 @@ def test_what_one_line_says_all_of_and_what_deserves_its_traceback(error, line):
 
 
 def test_interrupt_is_status_130(monkeypatch, capsys):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(workbook, "report", interrupted)

@@ -89,7 +89,7 @@ from lumo.shards.processes import in_processes
 if __name__ == "__main__":
     toys, manifest, out = map(Path, sys.argv[1:])
     engine = partial(in_processes, workers=1, load=partial(makers.slow, toys))
-    workbook.report = lambda *_: write_shards(manifest, out, makers.toys(toys), Plan(*{plan}), engine=engine)
+    workbook.report = lambda *_, **__: write_shards(manifest, out, makers.toys(toys), Plan(*{plan}), engine=engine)
     sys.exit(__main__.main(["report"]))
 """
 

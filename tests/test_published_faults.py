@@ -211,6 +211,14 @@ def test_a_line_of_jamendo_without_fields_is_refused():
         mtg_jamendo.fields("track_1\tartist_2")
 
 
+def test_a_name_with_a_lines_end_is_named_in_one_line(tmp_path):
+    CASES["clotho"][0](tmp_path)
+    table = tmp_path / "clotho_captions_development.csv"
+    table.write_text(table.read_text().replace("rain, far.wav", "\nrain, far.wav", 1))
+    _, left_out = lines_of("clotho", tmp_path)
+    assert any("\\nrain, far.wav" in line for line in left_out) and not any("\n" in line for line in left_out)
+
+
 # --- any damage -------------------------------------------------------------------------------------------------------
 
 

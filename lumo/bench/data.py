@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import EncodecConfig, EncodecModel
 
-from lumo.bench.measure import Comparison, Disagreement, alternate, ratios
+from lumo.bench.measure import Comparison, Disagreement, Goal, Measured, alternate, ratios
 from lumo.codecs import CodecSet, load_codecs
 from lumo.codecs.encodec import EncodecCodec
 from lumo.media import Audio, wav_bytes
@@ -46,10 +46,10 @@ def tokenising(profile: Profile, clips: int = 64, rounds: int = 3) -> Comparison
         if not np.array_equal(bare[0], written):
             raise Disagreement("tokenising: ids in the shards differ from the bare codec's")
         seconds = alternate(sides, rounds)
-    median, low, high = ratios(seconds["shards"], seconds["codec"])
     figures = {f"{side}_clips_per_s": clips / float(np.median(seconds[side])) for side in seconds}
-    return Comparison("tokenising", "shard tokenising, EnCodec 24 kHz, clips/s", "the bare codec forward, same clips",
-                      "≥ 0.90", median, low, high, median >= 0.9, figures)  # fmt: skip
+    what, against = "shard tokenising, EnCodec 24 kHz, clips/s", "the bare codec forward, same clips"
+    share = ratios(seconds["shards"], seconds["codec"])
+    return Comparison("tokenising", what, against, Goal("≥", "0.90"), share, figures)
 
 
 def loading(folder: Path, space: TokenSpace, step_seconds_per_token: float) -> Comparison:
@@ -59,8 +59,9 @@ def loading(folder: Path, space: TokenSpace, step_seconds_per_token: float) -> C
     seconds = time.perf_counter() - began
     tokens = sum(sum(map(len, sample.ids.values())) for sample in samples)
     share = seconds / (tokens * step_seconds_per_token)
-    return Comparison("loading", "one epoch with loading its shards", "the same steps from memory", "≤ 2 % slower",
-                      100 * share, None, None, share <= 0.02, {"seconds": seconds, "tokens": tokens})  # fmt: skip
+    what, against = "one epoch with loading its shards", "the same steps from memory"
+    figures = {"seconds": seconds, "tokens": tokens}
+    return Comparison("loading", what, against, Goal("≤", "2", "% slower"), Measured(100 * share), figures)
 
 
 def _noise(folder: Path, clips: int) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lumo.bench.measure import Comparison, Disagreement, alternate, ratios
+from lumo.bench.measure import Comparison, Disagreement, Goal, alternate, ratios
 from lumo.bench.training import SMALL_TRUNK, TRUE_LAYOUT, base_of
 from lumo.generation import Grammar, generate, media_grammar
 from lumo.model import LumoModel
@@ -82,13 +82,13 @@ def against_stock(
     figures: dict[str, Any] = {
         f"{side}_tokens_per_s": count / float(np.median(seconds[side])) for side, count in rates.items()
     }
-    median, low, high = ratios(seconds["batch"], seconds["stock"])
-    alone, least, most = ratios(seconds["batch"], seconds["single"], tokens / rates["single"])
+    faster = ratios(seconds["batch"], seconds["stock"])
+    than_alone = ratios(seconds["batch"], seconds["single"], tokens / rates["single"])
+    against = "transformers generate + prefix_allowed_tokens_fn"
     return [
-        Comparison(f"{name}_stock", what, "transformers generate + prefix_allowed_tokens_fn", f"≥ {goal:g} ×",
-                   median, low, high, median >= goal, figures),
-        Comparison(f"{name}_single", what, "one case at a time", "≥ 10 ×", alone, least, most, alone >= 10, figures),
-    ]  # fmt: skip
+        Comparison(f"{name}_stock", what, against, Goal("≥", f"{goal:g}", "×"), faster, figures),
+        Comparison(f"{name}_single", what, "one case at a time", Goal("≥", "10", "×"), than_alone, figures),
+    ]
 
 
 def true_layout(

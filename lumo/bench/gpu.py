@@ -18,7 +18,7 @@ import torch
 
 from lumo.batches import pack
 from lumo.bench.generation import clip_grammar, prompts_of
-from lumo.bench.measure import Comparison, alternate, peak_bytes
+from lumo.bench.measure import Comparison, Goal, Measured, alternate, peak_bytes
 from lumo.bench.training import TRUE_LAYOUT, base_of, lines, lora_step
 from lumo.footprint import activation_bytes
 from lumo.generation import generate
@@ -71,19 +71,18 @@ def _if_it_fits(row: Comparison, work: Callable[[], Comparison]) -> Comparison:
 
 
 def _mfu_row(size: str) -> Comparison:
-    goal = "≥ 0.45" if size == "8B" else ""
+    goal = Goal("≥", "0.45") if size == "8B" else None
     return Comparison(f"mfu_{_key(size)}", f"{size} rows + LoRA step, bf16, MFU", "989 TFLOP/s of an H100", goal)
 
 
 def _logits_row(size: str) -> Comparison:
-    return Comparison(
-        f"logits_{_key(size)}", f"{size} memory of logits at 16,384 tokens, GB", "all supervised", "≤ 0.3"
-    )
+    what = f"{size} memory of logits at 16,384 tokens, GB"
+    return Comparison(f"logits_{_key(size)}", what, "all supervised", Goal("≤", "0.3"))
 
 
 def _decode_row(size: str, cases: int) -> Comparison:
     what = f"{size} golden decode, batch {cases}"
-    return Comparison(f"decode_{_key(size)}", what, "bytes ÷ bandwidth", "≤ 2 × the roofline")
+    return Comparison(f"decode_{_key(size)}", what, "bytes ÷ bandwidth", Goal("≤", "2", "× the roofline"))
 
 
 def _key(size: str) -> str:
@@ -126,8 +125,7 @@ def mfu(
     flops = batch.tokens * (model.step_flops_per_token() + attention) + targets * head
     share = flops / seconds / H100_FLOPS
     figures = {"flops": flops, "seconds": seconds, "tokens_per_s": batch.tokens / seconds, "peak_bytes": peak}
-    row = _mfu_row(size)
-    return replace(row, ratio=share, reached=share >= 0.45 if row.goal else None, figures=figures)
+    return replace(_mfu_row(size), measured=Measured(share), figures=figures)
 
 
 def logits_memory(
@@ -153,10 +151,8 @@ def logits_memory(
     whole, least = peak(None), peak(16)
     if whole is None or least is None:
         return _logits_row(size)
-    taken = (whole - least) / 1e9
-    return replace(
-        _logits_row(size), ratio=taken, reached=taken <= 0.3, figures={"peak_bytes": whole, "tokens": tokens}
-    )
+    taken = Measured((whole - least) / 1e9)
+    return replace(_logits_row(size), measured=taken, figures={"peak_bytes": whole, "tokens": tokens})
 
 
 def decode_roofline(
@@ -185,4 +181,4 @@ def decode_roofline(
     read = steps * body * width + cases * cache * sum(longest + step for step in range(steps))
     roofline = read / bandwidth(device)
     figures = {"seconds": seconds, "roofline_seconds": roofline, "tokens_per_s": cases * steps / seconds}
-    return replace(_decode_row(size, cases), ratio=seconds / roofline, reached=seconds <= 2 * roofline, figures=figures)
+    return replace(_decode_row(size, cases), measured=Measured(seconds / roofline), figures=figures)

@@ -7,9 +7,10 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -22,33 +23,78 @@ class Disagreement(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One row of the table.
+class Goal:
+    """At least or at most a number, which is given as it is to be read.
 
-    ratio: how many times better than what it is held against; low, high: over the rounds; None where it wasn't measured
-    figures: what the ratio is made of
+    >>> goal = Goal("≤", "1/3", "of the memory")
+    >>> str(goal), goal.is_reached(0.3), goal.is_reached(0.4)
+    ('≤ 1/3 of the memory', True, False)
     """
+
+    sign: Literal["≥", "≤"]
+    bound: str
+    unit: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.sign} {self.bound} {self.unit}".rstrip()
+
+    def is_reached(self, ratio: float) -> bool:
+        bound = float(Fraction(self.bound))
+        return ratio >= bound if self.sign == "≥" else ratio <= bound
+
+
+class Measured(NamedTuple):
+    """ratio: how many times better than what it is held against; low, high: over the rounds. None where it wasn't measured."""
+
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+NOT_MEASURED = Measured()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row of the table. figures: what the ratio is made of"""
 
     name: str
     what: str
     against: str
-    goal: str
-    ratio: float | None = None
-    low: float | None = None
-    high: float | None = None
-    reached: bool | None = None
+    goal: Goal | None = None
+    measured: Measured = NOT_MEASURED
     figures: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float | None:
+        return self.measured.ratio
+
+    @property
+    def reached(self) -> bool | None:
+        """None without a goal, or a measurement."""
+        return None if self.goal is None or self.ratio is None else self.goal.is_reached(self.ratio)
 
     def as_row(self) -> dict[str, Any]:
         """A line to show."""
-        measured = "not measured" if self.ratio is None else f"{self.ratio:.3g}"
-        between = "" if self.low is None else f"{self.low:.3g} to {self.high:.3g}"
-        verdict = {None: "", True: "yes", False: "no"}[self.reached]
-        return {"what": self.what, "against": self.against, "goal": self.goal, "median": measured,
-                "spread": between, "reached": verdict}  # fmt: skip
+        ratio, low, high = self.measured
+        return {
+            "what": self.what,
+            "against": self.against,
+            "goal": str(self.goal or ""),
+            "median": "not measured" if ratio is None else f"{ratio:.3g}",
+            "spread": "" if low is None else f"{low:.3g} to {high:.3g}",
+            "reached": {None: "", True: "yes", False: "no"}[self.reached],
+        }
 
     def as_dict(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if key != "name"}
+        return {
+            "what": self.what,
+            "against": self.against,
+            "goal": str(self.goal or ""),
+            **self.measured._asdict(),
+            "reached": self.reached,
+            "figures": self.figures,
+        }
 
 
 def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
@@ -66,16 +112,16 @@ def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int, device: str =
     return seconds
 
 
-def ratios(ours: list[float], theirs: list[float], scale: float = 1.0) -> tuple[float, float, float]:
+def ratios(ours: list[float], theirs: list[float], scale: float = 1.0) -> Measured:
     """Median, smallest and largest of theirs over ours, round by round.
 
     scale: how much more work ours did
 
     >>> ratios([1.0, 2.0, 1.0], [4.0, 4.0, 5.0])
-    (4.0, 2.0, 5.0)
+    Measured(ratio=4.0, low=2.0, high=5.0)
     """
     each = [scale * b / a for a, b in zip(ours, theirs, strict=True)]
-    return statistics.median(each), min(each), max(each)
+    return Measured(statistics.median(each), min(each), max(each))
 
 
 def operations(work: Callable[[], Any]) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lumo.bench.measure import Comparison, Disagreement, alternate
+from lumo.bench.measure import Comparison, Disagreement, Goal, Measured, alternate
 from lumo.datasets import world
 from lumo.files import sha256_of, write_atomically
 from lumo.machine import status_bytes, use_threads
@@ -26,6 +26,7 @@ from lumo.shards.jobs import BATCH
 from lumo.tokenizer import load_tokenizer
 
 FEW, MEDIA = 1000, 256
+BARE = "the bare codecs, same media"
 
 
 def many_rows(
@@ -64,21 +65,21 @@ def many_rows(
         bare, reading = _alone_rows_per_s(profile, folder / "data", source)
     made = [part for name, (few, many) in runs.items() for part in _compared(name, rows, few, many, bare)]
     made[0].figures["kills_with_same_bytes"] = kills
-    reading_alone = Comparison("many_rows_reading", "reading the same media and nothing else, rows/s", "the bare codecs, same media",
-                               "", reading / bare, figures={"reading_rows_per_s": reading})  # fmt: skip
-    return [*made, reading_alone]
+    what, figures = "reading the same media and nothing else, rows/s", {"reading_rows_per_s": reading}
+    return [*made, Comparison("many_rows_reading", what, BARE, None, Measured(reading / bare), figures)]
 
 
 def _compared(name: str, rows: int, few: dict[str, float], many: dict[str, float], bare: float) -> list[Comparison]:
     """Memory and speed of one engine."""
     what = f"{rows:,} rows to shards{', in processes' if name.endswith('processes') else ''}"
-    more, rate = many["peak_bytes"] / few["peak_bytes"], rows / many["seconds"]
+    rate, peaks = rows / many["seconds"], {"few": few, "many": many}
+    rates = {"rows_per_s": rate, "bare_rows_per_s": bare}
+    memory, speed = f"{what}, peak memory of a process", f"{what}, the profile's codecs, rows/s"
+    more, share = Measured(many["peak_bytes"] / few["peak_bytes"]), Measured(rate / bare)
     return [
-        Comparison(f"{name}_memory", f"{what}, peak memory of a process", f"{FEW:,} rows", "≤ 1.1 ×", more,
-                   reached=more <= 1.1, figures={"few": few, "many": many}),
-        Comparison(name, f"{what}, the profile's codecs, rows/s", "the bare codecs, same media", "≥ 0.90", rate / bare,
-                   reached=rate >= 0.9 * bare, figures={"rows_per_s": rate, "bare_rows_per_s": bare}),
-    ]  # fmt: skip
+        Comparison(f"{name}_memory", memory, f"{FEW:,} rows", Goal("≤", "1.1", "×"), more, peaks),
+        Comparison(name, speed, BARE, Goal("≥", "0.90"), share, rates),
+    ]
 
 
 def _check_same(folder: Path, out: str, what: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from lumo.batches import IGNORE, Batch, pack
-from lumo.bench.measure import Comparison, Disagreement, alternate, operations, peak_bytes, ratios
+from lumo.bench.measure import Comparison, Disagreement, Goal, Measured, alternate, operations, peak_bytes, ratios
 from lumo.machine import gemm_rate
 from lumo.model import LumoModel
 from lumo.sequence import TokenSequence
@@ -187,13 +187,13 @@ def _beside(
         f"{side}_tokens_per_s": tokens / float(np.median(seconds[side])) for side in ("split", name)
     }
     figures |= {f"{side}_peak_bytes": peaks[side] for side in ("split", name)}
-    median, low, high = ratios(seconds["split"], seconds[name])
+    faster = ratios(seconds["split"], seconds[name])
     what = "stage 3 step, true vocabulary, tokens/s"
-    yield Comparison(f"rows_step_{name}", what, AGAINST[name], "≥ 8 ×", median, low, high, median >= 8, figures)
+    yield Comparison(f"rows_step_{name}", what, AGAINST[name], Goal("≥", "8", "×"), faster, figures)
     if peaks["split"] is not None:
-        share = peaks["split"] / peaks[name]
-        yield Comparison(f"rows_memory_{name}", "the same, peak memory", AGAINST[name], "≤ 1/3",
-                         share, reached=share <= 1 / 3, figures=figures)  # fmt: skip
+        share = Measured(peaks["split"] / peaks[name])
+        what = "the same, peak memory"
+        yield Comparison(f"rows_memory_{name}", what, AGAINST[name], Goal("≤", "1/3"), share, figures)
 
 
 def _step(way: Way, data: Any) -> Callable[[], None]:
@@ -238,16 +238,15 @@ def step_rate(model: LumoModel, sequences: Sequence[TokenSequence], rounds: int,
     rate = gemm_rate(device, dtype)
     shares = [flops / second / rate for second in seconds]
     figures = {"flops": flops, "gemm_flops_per_s": rate, "tokens_per_s": batch.tokens / float(np.median(seconds))}
-    share = float(np.median(shares))
-    return Comparison("step_rate", "mini training step, rows and LoRA, operations/s", "this machine's fp32 GEMM rate",
-                      "≥ 0.70", share, min(shares), max(shares), share >= 0.7, figures)  # fmt: skip
+    share = Measured(float(np.median(shares)), min(shares), max(shares))
+    what = "mini training step, rows and LoRA, operations/s"
+    return Comparison("step_rate", what, "this machine's fp32 GEMM rate", Goal("≥", "0.70"), share, figures)
 
 
 def padding(feed: Feed, model: LumoModel, steps: int) -> Comparison:
     """Real tokens of those computed, over batches that training draws."""
-    goal = 0.98 if model.skips else 0.95
+    goal = Goal("≥", "0.98" if model.skips else "0.95")
     batches = (feed.at(step) for step in range(0, steps, max(1, steps // 300)))
     shares = [batch.tokens / model.computed_tokens(batch) for batch in batches]
-    share = float(np.mean(shares))
-    return Comparison("padding", "real tokens", "tokens computed", f"≥ {goal:.2f}", share, min(shares), max(shares),
-                      share >= goal)  # fmt: skip
+    share = Measured(float(np.mean(shares)), min(shares), max(shares))
+    return Comparison("padding", "real tokens", "tokens computed", goal, share)

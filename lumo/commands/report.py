@@ -21,4 +21,4 @@ def add(commands: Commands) -> None:
 def _report(options: argparse.Namespace) -> None:
     from lumo.workbook import report
 
-    report(profile_of(options), overrides_of(options), options.fresh, options.strict)
+    report(profile_of(options), overrides_of(options), fresh=options.fresh, strict=options.strict)

@@ -7,6 +7,7 @@ import json
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,33 @@ from lumo.workbook.provenance import commit
 from lumo.workbook.runner import FOLDER, NOTEBOOKS, Outcome, run_notebook
 
 
+@dataclass(frozen=True)
+class _Series:
+    """Notebooks to be run in order, and with what.
+
+    profile: a name, or a path to a YAML file; resolved: the same with the overrides; command: the line that asks for it all
+    """
+
+    names: Sequence[str]
+    notebooks: Path
+    profile: str
+    overrides: dict[str, Any]
+    resolved: Profile
+    command: str
+
+    def inputs_sha256(self, name: str) -> str:
+        return progress.inputs_sha256(self.resolved, self.notebooks / f"{name}.ipynb")
+
+    def run(self, name: str, folder: Path) -> Outcome:
+        return run_notebook(name, self.profile, self.overrides, folder, self.notebooks)
+
+
 def report(
     profile: str = "mini",
     overrides: dict[str, Any] | None = None,
+    *,
     fresh: bool = False,
     strict: bool = False,
-    *,
     reports: Path | str | None = None,
     notebooks: Path = FOLDER,
     names: Sequence[str] = NOTEBOOKS,
@@ -39,14 +61,14 @@ def report(
     resolved = load_profile(profile, overrides)
     if missing := [name for name in names if not (notebooks / f"{name}.ipynb").is_file()]:
         raise WorkbookError(f"no notebook {missing[0]}.ipynb in {notebooks}; check out the whole project")
-    folder = _choose_folder(folders.reports_folder(reports), resolved, fresh)
-    command = command_line(profile, overrides, "report")
+    folder = _choose_folder(folders.reports_folder(reports), resolved, fresh=fresh)
+    series = _Series(names, notebooks, profile, overrides, resolved, command_line(profile, overrides, "report"))
     with folders.only_runner(folder):
-        _run_all(folder, resolved, profile, overrides, notebooks, names, command)
-        gates = _finish(folder, resolved, names, command)
+        _run_all(folder, series)
+        gates = _finish(folder, resolved, names, series.command)
         write_reports_index(folder.parent)
     page = folder / "index.html"
-    _say_verdict(gates, page, strict)
+    _say_verdict(gates, page, strict=strict)
     return page
 
 
@@ -106,7 +128,7 @@ def _leaves(overrides: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]
     return found
 
 
-def _choose_folder(reports: Path, profile: Profile, fresh: bool) -> Path:
+def _choose_folder(reports: Path, profile: Profile, *, fresh: bool) -> Path:
     runs = folders.runs_of(reports, profile.profile)
     if runs and not fresh and not folders.is_finished(runs[-1]):
         begun_with = folders.read_profile(runs[-1])
@@ -118,37 +140,34 @@ def _choose_folder(reports: Path, profile: Profile, fresh: bool) -> Path:
     return folder
 
 
-def _run_all(
-    folder: Path,
-    resolved: Profile,
-    profile: str,
-    overrides: dict[str, Any],
-    notebooks: Path,
-    names: Sequence[str],
-    command: str,
-) -> None:
-    print(f"{folder.name}: {len(names)} notebooks, profile {resolved.profile}", flush=True)
-    expected = _seconds_of(folders.last_finished(folder.parent, resolved.profile, folder))
+def _run_all(folder: Path, series: _Series) -> None:
+    names = series.names
+    print(f"{folder.name}: {len(names)} notebooks, profile {series.resolved.profile}", flush=True)
+    expected = _seconds_of(folders.last_finished(folder.parent, series.resolved.profile, folder))
     started = time.monotonic()
     unchanged = True  # a notebook that runs again makes every later one run again: it reads what this one writes
     for number, name in enumerate(names, 1):
         print(f"[{number}/{len(names)}] {name} … ", end="", flush=True)
-        inputs = progress.inputs_sha256(resolved, notebooks / f"{name}.ipynb")
-        unchanged = unchanged and progress.is_done(folder, name, inputs)
+        unchanged = unchanged and progress.is_done(folder, name, series.inputs_sha256(name))
         if unchanged:
             print(f"done before ({duration(_seconds_of(folder)[name])})", flush=True)
             continue
         for later in names[number - 1 :]:
             progress.forget(folder, later)
-        outcome = run_notebook(name, profile, overrides, folder, notebooks)
+        outcome = series.run(name, folder)
         if outcome.failure:
             print("failed", flush=True)
-            page = write_index(folder, names, command, _stopped(outcome))
-            write_reports_index(folder.parent)
-            again = f"mend it, then run the same command again: it goes on from {name}"
-            raise WorkbookError(f"{_stopped(outcome)} · {again} · {page}")
+            raise _stop(folder, series, outcome)
         left = _left(expected, names[number:])
         print(f"{duration(outcome.seconds)}  (total {duration(time.monotonic() - started)}{left})", flush=True)
+
+
+def _stop(folder: Path, series: _Series, failed: Outcome) -> WorkbookError:
+    """The index says where it stopped; so does the error."""
+    page = write_index(folder, series.names, series.command, _stopped(failed))
+    write_reports_index(folder.parent)
+    again = f"mend it, then run the same command again: it goes on from {failed.name}"
+    return WorkbookError(f"{_stopped(failed)} · {again} · {page}")
 
 
 def _left(expected: dict[str, float], names: Sequence[str]) -> str:
@@ -180,7 +199,7 @@ def _finish(folder: Path, profile: Profile, names: Sequence[str], command: str) 
     return count
 
 
-def _say_verdict(gates: dict[str, int], page: Path, strict: bool) -> None:
+def _say_verdict(gates: dict[str, int], page: Path, *, strict: bool) -> None:
     failed = gates["total"] - gates["passed"]
     note = "" if strict or not failed else "; the exit status is 0 all the same, and 3 with --strict"
     print(f"gates: {gates['passed']} of {gates['total']} passed{note}\nreport: {page}", flush=True)

@@ -16,6 +16,7 @@ from lumo.datasets.formats.reading import Files, license_name, named
 from lumo.datasets.manifest import ManifestError
 from lumo.datasets.splits import SPLIT_WORDS
 from lumo.datasets.table import Lines
+from lumo.files import printable
 
 
 def read(files: Files, left_out: list[str]) -> Lines:
@@ -65,7 +66,7 @@ def _pairs(path: Path, left_out: list[str]) -> Iterator[tuple[str, dict[str, Any
                 content = _json(tar.extractfile(member).read()) if suffix == ".json" else member
                 pair = pairs.setdefault(str(name.with_suffix("")), {})
                 if suffix in pair:
-                    left_out.append(f"{path.name}:{member.name}: appears twice, the first is kept")
+                    left_out.append(f"{path.name}:{printable(member.name)}: appears twice, the first is kept")
                     continue
                 pair[suffix] = content
             tar.fileobj.seek(tar.offset)

@@ -16,6 +16,7 @@ from typing import Any
 
 from lumo.datasets.manifest import ManifestError
 from lumo.datasets.table import PICTURES, SOUNDS, csv_lines, header_of
+from lumo.files import printable
 
 # what stands in licence columns beside Creative Commons' own addresses
 OTHER_LICENSES = {
@@ -102,7 +103,7 @@ def named(where: str, left_out: list[str]) -> Iterator[None]:
     try:
         yield
     except ManifestError as error:
-        left_out.append(f"{where}: {error}")
+        left_out.append(printable(f"{where}: {error}"))  # a name in a quoted field may hold a line's end
 
 
 def csv_rows(
