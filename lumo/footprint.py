@@ -148,10 +148,17 @@ class Footprint:
             "weights with LoRA": bare.base_bytes if dtype == torch.float32 else 0,  # see lumo.decoder and lumo.lora
         }
 
-    def coding(self) -> dict[str, int]:
-        """The peak of a codec's work: when shards are made, without a model, or when golden cases are decoded beside it."""
-        encoding = self._standing | {"base": 0, f"{BATCH} of a medium to codes": self.memory.encoding_bytes}
-        decoding = self._standing | {
+    def coding(self, shards: int) -> dict[str, int]:
+        """The peak of a codec's work: when shards are made, without a model, or when golden cases are decoded beside it.
+
+        shards: how many there are to make. Each of the processes that share them holds what the run itself does, which then makes none
+        """
+        data, standing = self.profile.data, self._standing
+        makers = min(max(1, data.workers), shards) if data.engine == "processes" else 0
+        encoding = standing | {"base": 0, f"{BATCH} of a medium to codes": max(1, makers) * self.memory.encoding_bytes}
+        if makers:
+            encoding["processes that make shards"] = makers * (sum(standing.values()) - self.bare.base_bytes)
+        decoding = standing | {
             "new rows, LoRA": (self._rows + self.bare.adapters) * FP32,
             "a batch of golden cases to media": self.memory.decoding_bytes,
         }

@@ -87,7 +87,7 @@ def forecast(profile: Profile) -> Forecast:
         steps=steps,
         training_bytes=max(warm_start, footprint.training(steps["stage4"]), key=_total),
         generation_bytes=footprint.generation(longest),
-        coding_bytes=footprint.coding(),
+        coding_bytes=footprint.coding(data.shards(profile.data.samples_per_shard)),
         disk_bytes=disk_bytes(profile, data, tokenizer.space, bare),
         operations=_operations(bare, tokenizer.space.text_size),
         left_out=data.left_out,
@@ -124,8 +124,8 @@ def check(plan: Forecast, budget: float | None, folder: Path) -> None:
         part = max(plan.memory_bytes, key=plan.memory_bytes.__getitem__)
         raise PlanError(
             f"plan: needs {need / 2**30:.1f} GiB of memory, {max(0, budget) / 2**30:.1f} may be taken; most goes to {part} "
-            f"({plan.memory_bytes[part] / 2**30:.1f} GiB): lower stage4.tokens_per_batch, stage4.lora_rank or golden.batch_size, "
-            "or take a smaller backbone"
+            f"({plan.memory_bytes[part] / 2**30:.1f} GiB): lower stage4.tokens_per_batch, stage4.lora_rank, golden.batch_size "
+            "or, of processes that make shards, data.workers, or take a smaller backbone"
         )
     need, there = sum(plan.disk_bytes.values()), next(p for p in (folder, *folder.parents) if p.exists())
     if need > (free := shutil.disk_usage(there).free):

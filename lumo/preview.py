@@ -44,6 +44,9 @@ class Preview:
         """How many the run will have of those that these stand for."""
         return round(sum(self.weight(sample) for sample in samples))
 
+    def shards(self, samples_per_shard: int) -> int:
+        return sum(-(-self.count(part) // samples_per_shard) for part in self.splits.values())
+
     def weight(self, sample: Sample) -> float:
         return 1.0 if sample.row["source"] == "world-held-out" else self.times.get(sample.modalities, 1.0)
 

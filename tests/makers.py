@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -57,3 +58,9 @@ def others(folder: Path) -> UnifiedTokenizer:
     tokenizer = toys(folder)
     tokenizer.space = replace(tokenizer.space, audio={**tokenizer.space.audio, "bandwidth_kbps": 9.9})
     return tokenizer
+
+
+def broken(folder: Path, deaths: Path) -> UnifiedTokenizer:
+    """As an error that nobody expects, but for its traceback."""
+    (deaths / str(os.getpid())).touch()
+    sys.exit(1)

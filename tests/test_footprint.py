@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,17 @@ def test_each_process_holds_a_base_and_the_notebook_one_more():
         assert two.training_bytes[part] == 2 * one.training_bytes[part]
     assert two.training_bytes["notebook beside the processes"] > one.training_bytes["base"]
     assert two.training_bytes["activations"] == pytest.approx(one.training_bytes["activations"], rel=0.3)
+
+
+def test_each_process_that_makes_shards_holds_codecs_and_no_more_start_than_there_are_shards():
+    several = {"engine": "processes", "samples_per_shard": 10}
+    one, four, few, local = (
+        plan.forecast(load_profile("smoke", QUICK | {"data": data})).coding_bytes
+        for data in (several | {"workers": 1}, several | {"workers": 4}, several | {"workers": 9, "samples_per_shard": 9999}, {})
+    )  # fmt: skip
+    part, near = "processes that make shards", partial(pytest.approx, rel=0.1)  # this process grows a little meanwhile
+    assert one[part] == near(one["program, codecs, data"] + one["networks of codecs"]) and part not in local
+    assert four[part] == near(4 * one[part]) and few[part] == near(3 * one[part])  # train, eval and golden
 
 
 def test_full_tuning_counts_the_copies_of_a_checkpoint_once():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from itertools import product
 
 import pytest
 from refusals import check_line, refused
@@ -159,6 +161,24 @@ def test_a_folder_whose_name_only_begins_the_same_is_outside(folder):
 def test_what_is_no_path_is_refused(folder, path):
     with refused(ManifestError, "no path", "name a file in the manifest's folder"):
         inside(folder, path)
+
+
+def test_no_path_of_any_links_leaves_the_folder(folder):
+    """Of `loop/../x` Python lets a link `x` stand. What is opened is what the system makes of a path, not what was read of it."""
+    (folder / "winding.png").symlink_to("loop/../link.png")
+    (folder / "gone").symlink_to("none/../out")
+    parts, opened = (
+        ("loop", "..", "link.png", "winding.png", "out", "gone", "none", "sub", "a.png", "secret.png"),
+        set(),
+    )
+    for path in ("/".join(own) for length in (1, 2, 3) for own in product(parts, repeat=length)):
+        with suppress(ManifestError):
+            found = inside(folder, path)
+            opened |= {found} if found.is_file() else set()
+    assert opened == {folder / "sub" / "a.png"}
+    for path in ("loop/../link.png", "winding.png", "none/../loop/../link.png", "loop/../out/secret.png"):
+        with refused(ManifestError, "no path", "name a file in the manifest's folder"):
+            inside(folder, path)
 
 
 @pytest.mark.parametrize("path", ["sub/a.png", "./sub/a.png", "sub/../sub/a.png", "in.png", "out/data/sub/a.png"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ from test_scale import MANY, content, manifest, unbroken  # noqa: F401 - fixture
 from lumo import __main__
 from lumo.params import load_profile
 from lumo.shards import ShardError, engine_of, write_shards
-from lumo.shards.processes import in_processes
+from lumo.shards.processes import Worker, in_processes
 
 
 @pytest.fixture
@@ -68,6 +70,41 @@ def test_what_a_process_refuses_comes_back_in_one_line(manifest, tokenizer, toy_
     with refused(ShardError, "another token space", "audio.bandwidth_kbps", "run the same command again"):
         write_shards(manifest, tmp_path, tokenizer, MANY, engine=engine)
     assert not list(tmp_path.glob("*.tar"))
+
+
+def test_one_that_dies_half_way_through_a_long_card_has_died():
+    worker = Worker(multiprocessing.get_context("spawn"), None, 0, 1)
+    os.write(
+        worker.theirs.fileno(), struct.pack("!i", 100) + b"as much as the pipe holds"
+    )  # as `Connection.send` begins
+    worker.theirs.close()
+    assert worker.news() is None
+
+
+def test_an_interrupt_while_one_is_started_leaves_none(manifest, tokenizer, toy_folder, tmp_path, fresh, monkeypatch):  # noqa: F811
+    def interrupted(self, job):
+        raise KeyboardInterrupt
+
+    engine = partial(in_processes, workers=2, load=partial(makers.toys, toy_folder), context=fresh)
+    before = set(multiprocessing.active_children())
+    monkeypatch.setattr(Worker, "give", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(manifest, tmp_path / "out", tokenizer, MANY, engine=engine)
+    assert set(multiprocessing.active_children()) == before
+
+
+def test_one_that_python_ends_is_not_started_again(
+    manifest,  # noqa: F811
+    tokenizer,
+    toy_folder,
+    tmp_path,
+    deaths,
+    fresh,
+):
+    engine = partial(in_processes, workers=1, load=partial(makers.broken, toy_folder, deaths), context=fresh)
+    with refused(ShardError, "train-00000", "status 1", 'if __name__ == "__main__":', "whole shards are kept"):
+        write_shards(manifest, tmp_path / "out", tokenizer, MANY, engine=engine)
+    assert len(list(deaths.iterdir())) == 1
 
 
 def test_a_profile_chooses_them_and_their_threads_are_those_of_the_profile():

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -196,9 +198,23 @@ def inside(folder: Path, relative: str, root: Path | None = None) -> Path:
     """
     root = root or folder.resolve()
     try:
-        path = (root / relative).resolve()
+        path = _without_links(root / relative)
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a null byte
         raise ManifestError(f"{relative!r}: no path ({error}); name a file in the manifest's folder") from error
     if not path.is_relative_to(root):
         raise ManifestError(f"{relative}: leaves the manifest's folder {folder}; put the file inside it")
     return path
+
+
+def _without_links(path: Path) -> Path:
+    """Where the path leads, whether or not something is there. Raises OSError or RuntimeError for a loop of links.
+
+    Of `loop/../x` Python drops the loop and lets `x` stand as it is: it may be a link to anywhere.
+    """
+    try:
+        return path.resolve(strict=True)
+    except OSError:  # whoever opens it will say so: no file there, too long a name
+        found = path.resolve()
+        if found != found.resolve():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+        return found

@@ -40,5 +40,13 @@ def deadly(job: Job) -> str:
     return f"{job.stem.name} on {platform.node()}: {ATTEMPTS} processes died at it; look for a file of its that kills its reader"
 
 
+def ended(job: Job, status: int) -> str:
+    """The refusal of a job whose process ended by itself, maybe before it began."""
+    return (
+        f"{job.stem.name}: its process ended with status {status}, as the error that it printed says; "
+        'a script that starts processes lies in a file, with `if __name__ == "__main__":` in it'
+    )
+
+
 def go_on(refusal: str) -> str:
     return f"{refusal}; mend it, then run the same command again: whole shards are kept"

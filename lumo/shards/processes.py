@@ -19,18 +19,22 @@ from multiprocessing.context import BaseContext
 from lumo.machine import use_threads
 from lumo.shards.format import ShardError
 from lumo.shards.jobs import Card, Job
-from lumo.shards.maker import ATTEMPTS, Maker, deadly, go_on
+from lumo.shards.maker import ATTEMPTS, Maker, deadly, ended, go_on
 from lumo.tokenizer import UnifiedTokenizer
 
 GRACE_S = 10  # for what a process is in the middle of, before it is killed
 
 
 class Worker:
-    """A process, and this side of the pipe to it. job: what it is at work on; done: rows of that, so far."""
+    """A process, and this side of the pipe to it, and `theirs` until it has started. job: what it is at work on; done: rows of that, so far."""
 
-    def __init__(self, context: BaseContext, maker: Maker, threads: int, among: int, job: Job):
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, maker, threads, among), daemon=True)
+    def __init__(self, context: BaseContext, maker: Maker, threads: int, among: int):
+        self.pipe, self.theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(self.theirs, maker, threads, among), daemon=True)
+        self.job, self.done = None, 0
+
+    def start(self, job: Job) -> None:
+        """By itself, so that an interrupt meets no process that `_end` doesn't know."""
         resource_tracker.ensure_running()  # started by the process below, it would let through what is held back here
         # Ctrl-C reaches every process of a terminal, and it is this one's to end the others
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -38,7 +42,7 @@ class Worker:
             self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()  # so that the pipe ends with the process
+        self.theirs.close()  # so that the pipe ends with the process
         self.give(job)
 
     def give(self, job: Job | None) -> None:
@@ -50,7 +54,7 @@ class Worker:
         """Rows done since, or what became of the job as `Maker` gives it; None when the process died."""
         try:
             return self.pipe.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # the latter also half-way through a long card
             return None
 
 
@@ -70,11 +74,16 @@ def in_processes(
     Raises ShardError with one line for a job that can't be done.
     """
     among = max(1, min(workers, len(jobs)))
-    start = partial(Worker, context or get_context("spawn"), Maker(load, tokenizer.space), threads, among)
+    worker_of = partial(Worker, context or get_context("spawn"), Maker(load, tokenizer.space), threads, among)
     waiting, deaths, pool = iter(jobs), Counter[str](), list[Worker]()
+
+    def start(job: Job) -> None:
+        pool.append(worker_of())
+        pool[-1].start(job)
+
     try:
         for job in islice(waiting, among):
-            pool.append(start(job))  # one by one: an interrupt finds those that are there
+            start(job)
         while at_work := [worker for worker in pool if worker.job]:
             for worker in _with_news(at_work):
                 match worker.news():
@@ -83,8 +92,8 @@ def in_processes(
                         tell(rows)
                     case None:
                         tell(-worker.done)
-                        _count(deaths, worker.job)
-                        pool.append(start(worker.job))
+                        _count(deaths, worker)
+                        start(worker.job)
                         worker.job = None
                     case card, refusal:
                         if refusal:
@@ -100,16 +109,21 @@ def _with_news(pool: list[Worker]) -> list[Worker]:
     return [worker for worker in pool if worker.pipe in ready]
 
 
-def _count(deaths: Counter[str], job: Job) -> None:
-    deaths[job.stem.name] += 1
-    if deaths[job.stem.name] == ATTEMPTS:
-        raise ShardError(go_on(deadly(job)))
+def _count(deaths: Counter[str], worker: Worker) -> None:
+    """Raises ShardError for a job at which too many died, and at once where Python ended one with an error: the next would end so too."""
+    worker.process.join(GRACE_S)
+    if status := max(0, worker.process.exitcode or 0):
+        raise ShardError(go_on(ended(worker.job, status)))
+    deaths[worker.job.stem.name] += 1
+    if deaths[worker.job.stem.name] == ATTEMPTS:
+        raise ShardError(go_on(deadly(worker.job)))
 
 
 def _end(pool: list[Worker]) -> None:
-    for worker in pool:
+    started = [worker for worker in pool if worker.process.pid]
+    for worker in started:
         worker.process.terminate()
-    for worker in pool:
+    for worker in started:
         worker.process.join(GRACE_S)
         worker.process.kill()
         worker.process.join()
