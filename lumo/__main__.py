@@ -20,6 +20,11 @@ exit status: 0; 1 for an error that one line says; 2 for wrong usage; 3 for fail
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, 1 for an expected error (one line on stderr), 2 for wrong usage, 3 for gates that failed, 130 when interrupted."""
     options = _parser().parse_args(arguments)
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # no path can be found from there, and torch can't even be imported
+        print("the folder that this shell stands in was removed; cd to another one", file=sys.stderr)
+        return 1
     # a plain kill ends a run as cleanly as Ctrl-C does, and takes the kernel with it; a shell's background jobs would
     # ignore Ctrl-C's signal
     signal.signal(signal.SIGTERM, _interrupt)

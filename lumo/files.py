@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,7 +30,7 @@ def sha256_of(path: Path) -> str:
 @contextmanager
 def locked(path: Path, refusal: Exception) -> Iterator[None]:
     """Hold a file's lock; the system drops it when its holder is killed. Raises `refusal` while another holds it."""
-    with path.open("w") as file:
+    with path.open("a") as file:  # it may be somebody else's: nothing in it is touched
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -40,18 +40,37 @@ def locked(path: Path, refusal: Exception) -> Iterator[None]:
 
 @contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, whole or not there: a neighbour first, renamed over the target when the block ends."""
+    """A file to write to, whole or not there: a neighbour first, renamed over the target when the block ends. Of several who write the same
+    one each waits for its turn."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
+    with _alone(partial) as file:
+        try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:  # an interrupt leaves nothing behind either
-        partial.unlink(missing_ok=True)
-        raise
+            partial.replace(path)
+        except BaseException:  # an interrupt leaves nothing behind either
+            partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[BinaryIO]:
+    """A file that is new or was left by a killed process, empty, and no other's while the block lasts."""
+    while True:
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _leads_to(path, file):  # else the one waited for has renamed it, and it isn't to be touched any more
+                file.truncate(0)
+                yield file
+                return
+
+
+def _leads_to(path: Path, file: BinaryIO) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    return False
 
 
 def write_atomically(path: Path | str, data: bytes | str) -> Path:

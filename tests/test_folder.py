@@ -141,7 +141,7 @@ def test_two_at_once_into_one_folder(folder, tmp_path):
     captions = table(tmp_path / "captions.csv", LINES)
 
     def second(done, of):
-        with refused(ManifestError, f"{tmp_path / 'out'}: another lumo adopt is writing there; wait for it"):
+        with refused(ManifestError, f"{tmp_path / 'out'}: another lumo is writing there; wait for it"):
             adopt(folder, captions, tmp_path / "out", HOW)
 
     assert adopt(folder, captions, tmp_path / "out", HOW, second).rows["audio"] == 5

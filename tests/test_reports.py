@@ -10,7 +10,7 @@ from workbooks import TODAY, finish, fixture_own_reports, toy  # noqa: F401 - fi
 from lumo import __main__ as shell
 from lumo import workbook
 from lumo.params import load_profile
-from lumo.workbook import WorkbookError, begin, folders, progress
+from lumo.workbook import WorkbookError, begin, folders, metrics, progress
 
 
 @pytest.fixture
@@ -102,6 +102,7 @@ def test_notebooks_after_a_changed_one_run_again(tmp_path, own_reports, monkeypa
     def pretend(name, profile, overrides, folder, notebooks):
         ran.append(name)
         inputs = progress.inputs_sha256(load_profile(profile, overrides), notebooks / f"{name}.ipynb")
+        metrics.write_part(folder, name, {})
         for suffix in (".ipynb", ".html"):
             (folder / f"{name}{suffix}").write_text("{}")
         failure = workbook.Failure(1, "x", "e") if name == "03_c" else None

@@ -34,16 +34,24 @@ def claimed(out: Path, command: str, card: Mapping[str, Any]) -> Iterator[None]:
         return ManifestError(f"{out}: can't be written ({error}); choose another folder")
 
     try:
-        if out.exists() and not mark.is_file() and {path.name for path in out.iterdir()} - {LOCK}:
-            raise ManifestError(f"{out}: isn't empty and wasn't made by lumo {command}; choose another folder")
+        # with a lock it may be another's that has only just begun: who holds the lock will see
+        if not (out / LOCK).exists():
+            _check_own(out, mark, command)
         out.mkdir(parents=True, exist_ok=True)
         (out / LOCK).touch()
     except OSError as error:
         raise unwritable(error) from error
-    taken = ManifestError(f"{out}: another lumo {command} is writing there; wait for it, or stop it first")
+    taken = ManifestError(f"{out}: another lumo is writing there; wait for it, or stop it first")
     with locked(out / LOCK, taken):
         try:
+            _check_own(out, mark, command)
             write_atomically(mark, json.dumps(dict(card), indent=2) + "\n")
         except OSError as error:
             raise unwritable(error) from error
         yield
+
+
+def _check_own(out: Path, mark: Path, command: str) -> None:
+    """Raises ManifestError for a folder that holds something else."""
+    if out.exists() and not mark.is_file() and {path.name for path in out.iterdir()} - {LOCK}:
+        raise ManifestError(f"{out}: isn't empty and wasn't made by lumo {command}; choose another folder")

@@ -18,20 +18,22 @@ from lumo.wording import in_short, perhaps
 class _Strict(yaml.SafeLoader):
     """YAML in which a key that appears twice is an error: the second would take the place of the first in silence."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        # as it is written: once `<<` has brought in another mapping's keys, one that appears twice may be meant
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value]
         twice = [key for place, key in enumerate(keys) if key in keys[:place]]
         if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"'{twice[0]}' appears twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+            raise yaml.composer.ComposerError(None, None, f"'{twice[0]}' appears twice", node.start_mark)
+        return node
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """Raises ParamsError for what isn't YAML."""
     try:
         return yaml.load(text, _Strict)
-    # a date or a number that can't be, a key that is a list, nesting without end
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    # a date or a number that can't be, a key that is a list, nesting without end, a tag over what isn't of its kind
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, LookupError, AttributeError) as error:
         raise ParamsError(f"{where}: not YAML ({in_short(error)}); mend it") from error
 
 
@@ -83,13 +85,14 @@ def load_profile(name: str, overrides: dict | None = None) -> Profile:
     """Read, merge and check a profile. Raises ParamsError with one line for each fault."""
     path = profile_path(name)
     content = read_yaml(path)
+    both = deep_merge(content, overrides or {}) if isinstance(content, dict) else content
+    return check_profile(both, str(path))
+
+
+def check_profile(content: Any, where: str) -> Profile:
+    """What YAML gave as a Profile; `where` is named in errors. Raises ParamsError."""
     if not isinstance(content, dict):
-        raise ParamsError(f"{path}: got {type(content).__name__}, expected keys and values; see params/mini.yaml")
-    return check_profile(deep_merge(content, overrides or {}), str(path))
-
-
-def check_profile(content: dict, where: str) -> Profile:
-    """A dictionary as a Profile; `where` is named in errors."""
+        raise ParamsError(f"{where}: got {type(content).__name__}, expected keys and values; see params/mini.yaml")
     try:
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 
 class ParamsError(ValueError):
@@ -41,6 +42,14 @@ TaskName = Literal["a2t", "i2t", "t2a", "t2i", "ia2t"]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+    @field_validator("*")
+    @classmethod
+    def _one_line(cls, value: Any) -> Any:
+        """Names and paths: no system takes a null byte, and an error line stays one line."""
+        if isinstance(value, str) and any(unicodedata.category(c) == "Cc" or "\ud800" <= c < "\udc80" for c in value):
+            raise ValueError("expected text of one line, without control characters")
+        return value
 
 
 class World(Section):
@@ -192,7 +201,7 @@ class Profile(Section):
     profile: str
     seed: CountOrZero = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: CountOrZero = 0  # 0 leaves torch's own choice
+    threads: Annotated[int, Field(ge=0, le=1024, strict=True)] = 0  # 0 leaves torch's own choice
     processes: Count = 1  # that share stage 4, on this machine; on cuda each takes a GPU
     world: World
     data: Data = Data()

@@ -35,18 +35,25 @@ def read_summary(folder: Path) -> dict:
     """What a finished report's report.json says; empty where the folder isn't finished. Raises WorkbookError."""
     summary = read_json(folder / FINISHED)
     if not isinstance(summary.get("gates", {}), dict) or not isinstance(summary.get("seconds", 0), int | float):
-        raise WorkbookError(f"{folder / FINISHED}: damaged; remove the file and run the same command again")
+        raise damaged(folder / FINISHED)
     return summary
 
 
+def damaged(path: Path) -> WorkbookError:
+    """What is said of one of lumo's own files of a run that a person or a disk damaged."""
+    return WorkbookError(
+        f"{path}: damaged, expected a JSON object as lumo writes it; remove the file and run the same command again"
+    )
+
+
 def read_json(path: Path) -> dict:
-    """One of lumo's own files of a run; empty where it isn't there. Raises WorkbookError for a file that a person or a disk damaged."""
+    """One of lumo's own files of a run; empty where it isn't there. Raises WorkbookError, as `damaged` says."""
     try:
         content = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise WorkbookError(f"{path}: damaged, expected a JSON object; remove the file and run the same command again")
+        raise damaged(path)
     return content
 
 
@@ -55,7 +62,7 @@ def make_folder(folder: Path) -> Path:
     a loop of links."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, ValueError) as error:  # the last for a null byte
         raise WorkbookError(f"can't use {folder}: no folder can be made there; choose another path") from error
     return folder
 

@@ -60,19 +60,34 @@ def merged(base: dict, more: dict, where: str = "") -> dict:
     return result
 
 
+def part_path(folder: Path, part: str) -> Path:
+    """One notebook's figures."""
+    return folder / "metrics" / f"{part}.json"
+
+
 def read_part(folder: Path, part: str) -> dict:
-    return read_json(folder / "metrics" / f"{part}.json")
+    return read_json(part_path(folder, part))
 
 
 def write_part(folder: Path, part: str, figures: dict) -> None:
     """Replace one notebook's figures and rebuild metrics.json."""
-    parts = {path.stem: read_part(folder, path.stem) for path in (folder / "metrics").glob("*.json")}
-    parts[part] = figures
-    together: dict = {}
-    for name in sorted(parts):
-        together = merged(together, parts[name])
-    write_atomically(folder / "metrics" / f"{part}.json", _json(figures))
+    together = _together(folder, {part: figures})
+    write_atomically(part_path(folder, part), _json(figures))
     write_atomically(folder / "metrics.json", _json(together))
+
+
+def rebuild(folder: Path) -> None:
+    """metrics.json anew from the notebooks' own figures: a damaged one may have been removed, as its error line says."""
+    write_atomically(folder / "metrics.json", _json(_together(folder, {})))
+
+
+def _together(folder: Path, new: Mapping[str, dict]) -> dict:
+    """The figures of all notebooks; new: in the place of what they have written."""
+    names = sorted({path.stem for path in (folder / "metrics").glob("*.json")} | new.keys())
+    together: dict = {}
+    for name in names:
+        together = merged(together, new[name] if name in new else read_part(folder, name))
+    return together
 
 
 def read_metrics(folder: Path) -> dict:

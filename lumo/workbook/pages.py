@@ -135,7 +135,10 @@ def _provenance(figures: dict) -> str:
 def _headlines(folder: Path, figures: dict) -> str:
     profile = folders.profile_name_in(folder) or ""
     before = folders.last_finished(folder.parent, profile, folder)
-    old = read_metrics(before) if before else {}
+    try:
+        old = read_metrics(before) if before else {}
+    except WorkbookError:  # as of an old folder in the index
+        old = {}
     rows = []
     for key, label in HEADLINES.items():
         value, earlier = at(figures, key), at(old, key)

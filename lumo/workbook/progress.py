@@ -1,7 +1,7 @@
 """Which notebooks of a folder are done, and from what: `progress.json`.
 
 A notebook's inputs are the resolved profile, the notebook's cells and lumo's own files. It is done while they are the
-same, its page is there, and every notebook before it is done.
+same, its page and its figures are there, and every notebook before it is done.
 """
 
 from __future__ import annotations
@@ -12,13 +12,19 @@ from pathlib import Path
 
 from lumo.files import write_atomically
 from lumo.params import Profile
-from lumo.workbook.folders import profile_sha256, read_json
+from lumo.workbook.folders import damaged, profile_sha256, read_json
+from lumo.workbook.metrics import part_path
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def read(folder: Path) -> dict[str, dict]:
-    return read_json(folder / "progress.json")
+    """Of each notebook that is done its inputs' hash and its seconds. Raises WorkbookError for a damaged file."""
+    path = folder / "progress.json"
+    entries = read_json(path)
+    if not all(isinstance(entry, dict) and isinstance(entry.get("seconds"), int | float) for entry in entries.values()):
+        raise damaged(path)
+    return entries
 
 
 def forget(folder: Path, notebook: str) -> None:
@@ -34,8 +40,8 @@ def note_done(folder: Path, notebook: str, inputs: str, seconds: float) -> None:
 
 def is_done(folder: Path, notebook: str, inputs: str) -> bool:
     entry = read(folder).get(notebook, {})
-    pages = (folder / f"{notebook}{suffix}" for suffix in (".ipynb", ".html"))
-    return entry.get("inputs") == inputs and all(page.is_file() for page in pages)
+    left = [folder / f"{notebook}.ipynb", folder / f"{notebook}.html", part_path(folder, notebook)]
+    return entry.get("inputs") == inputs and all(path.is_file() for path in left)
 
 
 def inputs_sha256(profile: Profile, notebook: Path) -> str:

@@ -143,7 +143,10 @@ def _choose_folder(reports: Path, profile: Profile, *, fresh: bool) -> Path:
 def _run_all(folder: Path, series: _Series) -> None:
     names = series.names
     print(f"{folder.name}: {len(names)} notebooks, profile {series.resolved.profile}", flush=True)
-    expected = _seconds_of(folders.last_finished(folder.parent, series.resolved.profile, folder))
+    try:
+        expected = _seconds_of(folders.last_finished(folder.parent, series.resolved.profile, folder))
+    except WorkbookError:  # an old folder's damage doesn't end a new report
+        expected = {}
     started = time.monotonic()
     unchanged = True  # a notebook that runs again makes every later one run again: it reads what this one writes
     for number, name in enumerate(names, 1):
@@ -182,6 +185,7 @@ def _seconds_of(folder: Path | None) -> dict[str, float]:
 
 def _finish(folder: Path, profile: Profile, names: Sequence[str], command: str) -> dict[str, int]:
     """Index a whole report and mark it as finished; how many gates were judged, and how many passed."""
+    metrics.rebuild(folder)
     figures = metrics.read_metrics(folder)
     count = gate_counts(figures)
     write_index(folder, names, command)

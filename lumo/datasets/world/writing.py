@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lumo.datasets.manifest import TASKS_BY_MEDIA
+from lumo.datasets.manifest import TASKS_BY_MEDIA, ManifestError
 from lumo.datasets.world.content import ATTRIBUTES, WORDINGS, Scene, held_out, seen
 from lumo.datasets.world.rendering import render
-from lumo.files import write_atomically
+from lumo.files import locked, write_atomically
 from lumo.media import Image, png_bytes, wav_bytes
 
 
@@ -82,18 +82,27 @@ def write_world(
 ) -> Path:
     """Write the world's files and `manifest.jsonl`, of so much of everything as `rows` says; the manifest's path.
 
-    The manifest is written last: one that is there and says the same means that the files are whole, and are kept.
+    The manifest is written last: one that is there and says the same means that the files are whole, and are kept,
+    unless somebody has removed some.
+    Raises ManifestError while another writes it.
     """
     described = list(rows(seed=seed, images=images, clips=clips, pairs=pairs, held_out_pairs=held_out_pairs))
     text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in described)
     manifest = folder / "manifest.jsonl"
-    if manifest.is_file() and manifest.read_text() == text:
+    paths = (content["path"] for row in described for content in row["modalities"].values())
+    if manifest.is_file() and manifest.read_text() == text and all((folder / path).is_file() for path in paths):
         return manifest
-    manifest.unlink(missing_ok=True)
-    for row in described:
-        for content in row["modalities"].values():
-            media = render(content["meta"])
-            path = folder / content["path"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png_bytes(media) if isinstance(media, Image) else wav_bytes(media))
-    return write_atomically(manifest, text)
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = ManifestError(f"{folder}: another run is writing the world there; wait for it, or stop it first")
+    with locked(folder.with_name(f".{folder.name}.lock"), taken):
+        manifest.unlink(missing_ok=True)
+        for row in described:
+            for content in row["modalities"].values():
+                _write_file(folder / content["path"], content["meta"])
+        return write_atomically(manifest, text)
+
+
+def _write_file(path: Path, meta: dict) -> None:
+    media = render(meta)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png_bytes(media) if isinstance(media, Image) else wav_bytes(media))
