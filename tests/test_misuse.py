@@ -123,22 +123,22 @@ def test_a_folder_of_somebody_elses_is_left_alone_whatever_lock_it_has(tmp_path)
 
 
 def test_two_that_write_the_world_in_one_folder(tmp_path):
-    manifest = write_world(tmp_path / "world", 2, 0, 0, seed=0)
+    manifest = write_world(tmp_path / "world", seed=0, images=2, clips=0)
     with locked(tmp_path / ".world.lock", WorkbookError("")):
-        assert write_world(tmp_path / "world", 2, 0, 0, seed=0) == manifest  # whole, so nobody writes
+        assert write_world(tmp_path / "world", seed=0, images=2, clips=0) == manifest  # whole, so nobody writes
         with refused(ManifestError, "another run is writing the world there"):
-            write_world(tmp_path / "world", 3, 0, 0, seed=0)
+            write_world(tmp_path / "world", seed=0, images=3, clips=0)
 
 
 # --- files that are gone, or others -----------------------------------------------------------------------------------
 
 
 def test_media_of_the_world_that_were_removed_are_written_again(tmp_path):
-    manifest = write_world(tmp_path / "world", 2, 2, 0, seed=0)
+    manifest = write_world(tmp_path / "world", seed=0, images=2, clips=2)
     files = {path: path.read_bytes() for path in [*tmp_path.rglob("*.png"), *tmp_path.rglob("*.wav")]}
     next(tmp_path.rglob("*.wav")).unlink()
     shutil.rmtree(tmp_path / "world/image/held_out")
-    assert write_world(tmp_path / "world", 2, 2, 0, seed=0) == manifest
+    assert write_world(tmp_path / "world", seed=0, images=2, clips=2) == manifest
     assert {path: path.read_bytes() for path in files} == files
 
 
