@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
-from PIL import Image as PILImage
 
-from lumo.media.pictures import BOMBS, PICTURE_FORMATS, no_bombs
+from lumo.media.pictures import BOMBS, open_picture
 from lumo.media.sounds import SOUND_FORMATS
 from lumo.media.values import MediaError
 
@@ -28,7 +27,7 @@ def describe(path: Path, medium: str) -> Header:
         raise MediaError(f"{path}: no file there; check the path in the manifest")
     try:
         if medium == "image":
-            with no_bombs(), PILImage.open(path, formats=PICTURE_FORMATS) as file:
+            with open_picture(path) as file:
                 return Header(f"{file.width} x {file.height} pixels")
         # opened here: by its name alone libsndfile takes what `read_audio` refuses
         with path.open("rb") as opened, soundfile.SoundFile(opened) as file:

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, UnidentifiedImageError
@@ -21,7 +18,6 @@ from lumo.media.values import Image, MediaError, bytes_of
 
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
 BOMBS = (PILImage.DecompressionBombWarning, PILImage.DecompressionBombError)
-FILTERS = Lock()
 PNG_END = b"IEND\xaeB`\x82"
 # EXIF's orientations but the first, which is upright. Pillow's own `exif_transpose` also writes all other tags anew, and fails on damaged ones
 TURNS = {
@@ -44,10 +40,9 @@ def read_image(path: Path | str, resolution: tuple[int, int] | None = None) -> I
     path = Path(path)
     data = bytes_of(path)
     try:
-        with no_bombs():
-            # decoding skips a PNG's checksums and its end; `verify` skips the last one
-            PILImage.open(io.BytesIO(data), formats=PICTURE_FORMATS).verify()
-        with PILImage.open(io.BytesIO(data), formats=PICTURE_FORMATS) as file:
+        # decoding skips a PNG's checksums and its end; `verify` skips the last one
+        open_picture(io.BytesIO(data)).verify()
+        with open_picture(io.BytesIO(data)) as file:
             orientation = _orientation(file)
             # checked before the pixels are decoded: the header alone tells, and a bomb is never unpacked
             _check_resolution(path, file, orientation, resolution)
@@ -83,12 +78,15 @@ def _check_whole_and_single(path: Path, file: PILImage.Image, data: bytes) -> No
         raise MediaError(f"{path}: an animation of {file.n_frames} pictures, expected one; save one of them")
 
 
-@contextmanager
-def no_bombs() -> Iterator[None]:
-    """More pixels than Pillow warns of raise. One thread at a time: filters of warnings are the whole process's."""
-    with FILTERS, warnings.catch_warnings():
-        warnings.simplefilter("error", PILImage.DecompressionBombWarning)
-        yield
+def open_picture(source: Path | BinaryIO) -> PILImage.Image:
+    """Its header, nothing decoded. Raises ValueError for more pixels than Pillow warns of: the warning made an error
+    would depend on filters that all threads share."""
+    file = PILImage.open(source, formats=PICTURE_FORMATS)
+    pixels, most = file.width * file.height, PILImage.MAX_IMAGE_PIXELS
+    if most and pixels > most:
+        file.close()
+        raise ValueError(f"Image size ({pixels} pixels) exceeds limit of {most} pixels")
+    return file
 
 
 def _orientation(file: PILImage.Image) -> int | None:
