@@ -17,7 +17,18 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 from refusals import refused
 
-from lumo.media import Audio, ClipPolicy, Image, MediaError, describe, png_bytes, read_audio, read_image, wav_bytes
+from lumo.media import (
+    Audio,
+    ClipPolicy,
+    Image,
+    MediaError,
+    describe,
+    picture_bytes,
+    png_bytes,
+    read_audio,
+    read_image,
+    wav_bytes,
+)
 
 quick = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 pixels = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
@@ -260,6 +271,14 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
     with warnings.catch_warnings(), refused(MediaError, "bomb.png: not a readable picture (Image size", "exceeds"):
         warnings.simplefilter("ignore")  # what a notebook may have done
         read_image(tmp_path / "bomb.png")
+
+
+def test_a_pictures_memory_is_told_by_its_header_or_not_at_all(tmp_path):
+    PILImage.new("RGB", (300, 200)).save(tmp_path / "a.png")
+    pixels = read_image(tmp_path / "a.png").pixels
+    assert pixels.nbytes < picture_bytes(tmp_path / "a.png") <= 3 * pixels.nbytes
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:20])
+    assert picture_bytes(tmp_path / "b.png") == picture_bytes(tmp_path / "gone.png") == 0
 
 
 def test_pictures_are_read_as_a_viewer_shows_them(tmp_path):

@@ -21,7 +21,16 @@ from lumo.datasets.members import on_disk
 from lumo.datasets.splits import hash_of
 from lumo.datasets.table import PICTURES, SOUNDS
 from lumo.files import sha256_of, write_atomically
-from lumo.media import MOST_SAMPLES, MediaError, png_bytes, read_audio, read_image, sound_bytes, wav_bytes
+from lumo.media import (
+    MOST_SAMPLES,
+    MediaError,
+    picture_bytes,
+    png_bytes,
+    read_audio,
+    read_image,
+    sound_bytes,
+    wav_bytes,
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Converter:
 
     def __init__(self, folder: Path, out: Path, how: Adoption) -> None:
         self.folder, self.out, self.how = folder.resolve(), out, how
-        # all sounds in work take no more than the longest that is read at all: hours of music on many cores don't fill the memory
+        # all files in work take no more than the longest sound that is read at all: hours of music on many cores don't fill the memory
         self.memory = MemoryBudget(4 * MOST_SAMPLES)
 
     def convert(self, file: str, member: bytes | None = None) -> Converted:
@@ -98,7 +107,9 @@ class Converter:
         return note
 
     def _picture(self, source: Path, stem: str, done: Counter) -> dict[str, bytes]:
-        return {f"{stem}.png": png_bytes(fitted(read_image(source), self.how, done))}
+        with self.memory.held(picture_bytes(source)):
+            picture = fitted(read_image(source), self.how, done)
+        return {f"{stem}.png": png_bytes(picture)}
 
     def _clips(self, source: Path, stem: str, done: Counter) -> dict[str, bytes]:
         with self.memory.held(sound_bytes(source)):

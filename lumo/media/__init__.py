@@ -5,7 +5,7 @@ one line that says which file, what was found and what was expected. Nothing is 
 """
 
 from lumo.media.headers import Header, describe
-from lumo.media.pictures import png_bytes, read_image
+from lumo.media.pictures import picture_bytes, png_bytes, read_image
 from lumo.media.sounds import MOST_SAMPLES, read_audio, sound_bytes, wav_bytes
 from lumo.media.values import Audio, ClipPolicy, Image, MediaError
 
@@ -17,6 +17,7 @@ __all__ = [
     "Image",
     "MediaError",
     "describe",
+    "picture_bytes",
     "png_bytes",
     "read_audio",
     "read_image",

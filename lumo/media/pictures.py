@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -106,6 +107,13 @@ def _rgb(picture: PILImage.Image) -> PILImage.Image:
         picture = picture.convert("RGBA")
         return PILImage.alpha_composite(PILImage.new("RGBA", picture.size, "white"), picture).convert("RGB")
     return picture.convert("RGB")
+
+
+def picture_bytes(path: Path) -> int:
+    """What a picture takes in memory while it is read, by its header; 0 where that can't be told, as reading it will say."""
+    with suppress(OSError, SyntaxError, ValueError, *BOMBS), open_picture(path) as file:
+        return 8 * file.width * file.height  # as it is decoded, and as RGB
+    return 0
 
 
 def png_bytes(image: Image) -> bytes:
