@@ -37,8 +37,11 @@ def planned_device(wanted: str) -> str:
 
 
 def use_threads(count: int, among: int = 1) -> None:
-    """As many threads as a profile says; 0 leaves torch's own choice; of several processes each takes an equal part. Never more than OMP_THREAD_LIMIT: torch 2.13 shares bf16 attention out
-    among the threads that it asked for, and where OpenMP gave fewer, parts stayed undone and the result was NaN."""
+    """As many threads as a profile says; 0 leaves torch's own choice; of several processes each takes an equal part.
+
+    Never more than OMP_THREAD_LIMIT: torch 2.13 shares bf16 attention out among the threads that it asked for, and where OpenMP gave fewer,
+    parts stayed undone and the result was NaN.
+    """
     limit = os.environ.get("OMP_THREAD_LIMIT", "")
     wanted = max(1, (count or torch.get_num_threads()) // among)
     torch.set_num_threads(min(wanted, int(limit)) if limit.isdecimal() and int(limit) else wanted)

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import check_line, refused
-from test_shards import PLAN, content, make_rows, write_manifest, write_media
+from shard_toys import PLAN, content, make_rows, write_manifest, write_media
 
 from lumo import files
 from lumo.datasets import manifest as manifests
