@@ -5,7 +5,7 @@ Axes: n token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,9 +79,7 @@ def run_suite(
     ]
 
 
-def _answers(
-    task: Task, cases: Sequence[Sample], setup: Setup, progress: Callable[[int, int], None]
-) -> list[Int[np.ndarray, "n"]]:
+def _answers(task: Task, cases: Sequence[Sample], setup: Setup, progress: OnProgress) -> list[Int[np.ndarray, "n"]]:
     grammar = task.grammar(setup.tokenizer, setup.max_text_tokens)
     prompts = [task.prompt({name: case.ids[name] for name in task.inputs}, setup.tokenizer.space) for case in cases]
     numbers = range(len(cases))
